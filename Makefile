@@ -1,0 +1,39 @@
+# Everything starts here: `make demo` and `make test` set up what they need.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+BIN := .venv/bin
+STAMP := .venv/.set-up
+OUT ?= demo
+PYTEST_ARGS ?=
+
+help:
+	@echo 'make demo    make synthetic parts, find their defects, write a report to $(OUT)/ (OUT=folder for another place)'
+	@echo 'make test    check the code and run the tests (PYTEST_ARGS="-k bank" for some of them)'
+	@echo 'make lint    check the code only'
+	@echo 'make setup   create .venv with all libraries and the mm3dad command; demo and test do it themselves'
+	@echo 'make clean   remove $(OUT)/ and caches; .venv stays'
+
+setup: $(STAMP)
+
+# In .venv, so that a deleted environment is set up again.
+$(STAMP): setup.py pyproject.toml constraints.txt scripts/setup.sh
+	@bash scripts/setup.sh
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/mm3dad demo --out $(OUT)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+# Two workers with one thread each: torch's own threads on top of two workers are slower on two cores.
+# --dist loadscope keeps a file's fixtures in one worker, so that a fitted model is fitted once.
+test: lint
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
+
+clean:
+	@rm -rf $(OUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find mm3dad tests -name __pycache__ -prune -exec rm -rf {} +

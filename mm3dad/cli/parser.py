@@ -1,0 +1,214 @@
+"""The words of the command line; what is heavy is imported by the verbs, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import mm3dad
+from mm3dad.errors import Mm3dadError
+
+STATUS = "exit status: 0 done, 1 the run failed, 2 bad arguments or bad input, 130 interrupted"
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line; help that keeps the line breaks of its example."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and how to learn more; status 2."""
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; `{self.prog} --help` shows an example\n")
+
+
+class MethodHelp(argparse.Action):
+    """Help of a verb that takes a method: with the method before --help, its options too."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="show this; after a METHOD also its options")
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        """Print the help and leave."""
+        text = parser.format_help()
+        method = getattr(namespace, "method", None)
+        if method is not None:
+            from mm3dad.cli.terminal import format_options
+
+            try:
+                text += "\n" + format_options(method)
+            except Mm3dadError as error:
+                parser.error(str(error))
+        sys.stdout.write(text)
+        parser.exit(0)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name.strip():
+        raise argparse.ArgumentTypeError(f"expected key=value, got {text!r}")
+    return name.strip(), value.strip()
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"expected names separated by commas, got {text!r}")
+    return names
+
+
+def _seed(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0, got {text!r}")
+    return int(text)
+
+
+def _shots(text: str) -> int | None:
+    if text.strip() == "full":
+        return None
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"shots are a whole number from 1, or full, got {text!r}")
+    return int(text)
+
+
+def _several(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    return lambda text: [kind(part) for part in text.split(",")]
+
+
+def _positive(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def build_parser() -> Parser:
+    """Return the parser; `verb` of its result names the function in `verbs`."""
+    parser = Parser(
+        prog="mm3dad",
+        description="Find defects on manufactured parts from an RGB image and a 3D point cloud of the same view.",
+        epilog=f"start with:\n  mm3dad demo --out demo\n\n{STATUS}",
+    )
+    parser.add_argument("--version", action="version", version=f"mm3dad {mm3dad.__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+
+    def add(name: str, summary: str, example: str, json: str | None = None, method: bool = False) -> Parser:
+        verb = verbs.add_parser(name, help=summary, description=summary, epilog=f"example:\n{example}\n\n{STATUS}", add_help=not method)
+        if method:
+            verb.add_argument("-h", "--help", action=MethodHelp)
+        if json:
+            verb.add_argument("--json", metavar="FILE", help=json)
+        return verb
+
+    demo = add(
+        "demo", "make synthetic parts, find their defects, write a report", "  mm3dad demo --out demo", "where a copy of the results goes"
+    )
+    demo.add_argument("--out", metavar="DIR", default="demo", help="folder for data, results and report (default: demo)")
+    demo.add_argument("--categories", metavar="A,B", type=_names, help="synthetic categories (default: four of different character)")
+    demo.add_argument("--seed", metavar="S", type=_seed, default=0, help="seed of data and detector (default: 0)")
+    demo.add_argument("--size", metavar="PIXELS", type=_positive, default=400, help="height and width of the samples (default: 400)")
+    demo.add_argument("--train", metavar="N", type=_positive, default=24, help="good parts per category to fit on (default: 24)")
+    demo.add_argument("--overwrite", action="store_true", help="evaluate again although results are there")
+
+    prepare = add(
+        "prepare",
+        "write a data set ready for use into a new folder",
+        "  mm3dad prepare synthetic --out data/synthetic --categories gasket,cookie --seed 1 --size 400\n"
+        "  mm3dad prepare mvtec3d --root downloads/mvtec_3d --out data/mvtec3d\n"
+        "  mm3dad prepare mvtec3d --from mvtec_3d_anomaly_detection.tar.xz --out data/mvtec3d",
+        "where the summary goes",
+    )
+    prepare.add_argument(
+        "dataset", metavar="NAME", choices=("synthetic", "mvtec3d", "eyecandies", "folder"), help="synthetic, mvtec3d, eyecandies or folder"
+    )
+    prepare.add_argument("--root", metavar="DIR", help="the data as downloaded; it is only read")
+    prepare.add_argument(
+        "--from", metavar="ARCHIVE", dest="archives", action="append", default=[], help="downloaded archive, unpacked first; repeatable"
+    )
+    prepare.add_argument("--out", metavar="DIR", required=True, help="new folder, or the one of an interrupted call")
+    prepare.add_argument("--categories", metavar="A,B", type=_names, help="only these (default: all)")
+    prepare.add_argument("--seed", metavar="S", type=_seed, help="seed of the synthetic data, or of the plane search (default: 0)")
+    prepare.add_argument("--size", metavar="PIXELS", type=_positive, help="synthetic: height and width (default: 400)")
+    prepare.add_argument("--workers", metavar="N", type=_positive, help="processes (default: one per core)")
+    _add_set(prepare, "an option of the preparation; synthetic: number of train, validation, good or defect samples")
+
+    doctor = add(
+        "doctor", "check a data set, or this installation", "  mm3dad doctor data/mvtec3d\n  mm3dad doctor --self", "where the findings go"
+    )
+    doctor.add_argument("path", metavar="PATH", nargs="?", help="data set, category, folder or file")
+    doctor.add_argument("--self", dest="itself", action="store_true", help="check the installation instead")
+
+    fit = add(
+        "fit",
+        "fit a detector on good parts and save it",
+        "  mm3dad fit duet --dataset synthetic --root data/synthetic --category cookie --out models/cookie",
+        "where the summary goes",
+        method=True,
+    )
+    _add_data(fit)
+    fit.add_argument("--out", metavar="FOLDER", required=True, help="folder of the model; several categories get a folder each in it")
+    fit.add_argument("--shots", metavar="K", type=_shots, help="fit on K good parts per category (default: full)")
+    fit.add_argument("--seed", metavar="S", type=_seed, default=0, help="seed of the detector and of the choice of shots (default: 0)")
+
+    predict = add(
+        "predict",
+        "score files and folders with a saved detector",
+        "  mm3dad predict models/cookie data/synthetic/cookie/test --out predictions",
+        "where the list of scores goes",
+    )
+    predict.add_argument("folder", metavar="FOLDER", help="a saved model")
+    predict.add_argument("inputs", metavar="INPUT", nargs="+", help="file or folder; a file in a dataset tree names the whole sample")
+    predict.add_argument("--out", metavar="DIR", help="keep predictions.json, maps/ and heatmaps/ here")
+
+    evaluate = add(
+        "evaluate",
+        "fit and score categories x seeds x shots into one table; a second call resumes",
+        "  mm3dad evaluate duet --dataset synthetic --root data/synthetic --seeds 0,1,2 --shots full,4 --json results/duet.json\n"
+        "  mm3dad evaluate duet --dataset mvtec3d --root data/mvtec3d --category tire --set modalities=rgb",
+        "where the table goes as JSON",
+        method=True,
+    )
+    _add_data(evaluate)
+    evaluate.add_argument(
+        "--shots", metavar="K,K", type=_several(_shots), default=[None], help="numbers of good parts to fit on, or full (default: full)"
+    )
+    evaluate.add_argument("--seeds", metavar="S,S", type=_several(_seed), default=[0], help="seeds of the detector (default: 0)")
+    evaluate.add_argument("--out", metavar="DIR", help="keeps everything (default: a folder beside the JSON, named after it)")
+    evaluate.add_argument("--overwrite", action="store_true", help="drop results that are there")
+    evaluate.add_argument("--rescore", action="store_true", help="compute the metrics again from kept maps, without predicting")
+
+    report = add("report", "write the HTML report of an evaluation or of predictions", "  mm3dad report results/duet --html report.html")
+    report.add_argument("folder", metavar="DIR", help="the --out folder of evaluate or predict")
+    report.add_argument("--html", metavar="FILE", help="file to write (default: report.html in DIR)")
+
+    view = add(
+        "view",
+        "look at a sample, a data set or results: 3D page or picture",
+        "  mm3dad view predictions --html cloud.html --png picture.png",
+    )
+    view.add_argument("path", metavar="PATH", help="sample file, data set, or the --out folder of predict or evaluate")
+    view.add_argument("--html", metavar="FILE", help="3D page to write (default, without --png: <name>-view.html here)")
+    view.add_argument("--png", metavar="FILE", help="picture to write")
+    view.add_argument("--sample", metavar="ID", help='which sample, e.g. "test/hole/003" (default: the highest score)')
+
+    listing = add("list", "list what there is to choose from", "  mm3dad list methods", "where the list goes")
+    kinds = ("methods", "synthesizers", "datasets", "weights")
+    listing.add_argument("kind", metavar="KIND", nargs="?", choices=kinds, help=f"{', '.join(kinds[:-1])} or {kinds[-1]} (default: all)")
+    return parser
+
+
+def _add_data(verb: Parser) -> None:
+    verb.add_argument("method", metavar="METHOD", help="name of a method; `mm3dad list methods` names them")
+    verb.add_argument("--dataset", metavar="NAME", required=True, help="mvtec3d, eyecandies, folder or synthetic")
+    verb.add_argument("--root", metavar="DIR", required=True, help="folder of the data set")
+    verb.add_argument("--category", metavar="C", action="append", help="repeatable (default: every category, one model each)")
+    verb.add_argument("--multiclass", action="store_true", help="one model for all categories")
+    verb.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
+    _add_set(verb, "an option of the method or the data set, e.g. modalities=rgb")
+
+
+def _add_set(verb: Parser, text: str) -> None:
+    verb.add_argument("--set", metavar="key=value", dest="options", type=_pair, action="append", default=[], help=f"{text}; repeatable")

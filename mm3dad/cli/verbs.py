@@ -1,0 +1,238 @@
+"""One function per verb: takes the parsed words, calls `run` and `view`, returns the exit status."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mm3dad import files
+from mm3dad.cli.terminal import complain, print_catalog, print_results, say
+from mm3dad.errors import ConfigError
+
+
+def demo(arguments: Namespace) -> int:
+    """`mm3dad demo`."""
+    from mm3dad.cli.demo import run_demo
+
+    run_demo(
+        arguments.out,
+        categories=arguments.categories,
+        seed=arguments.seed,
+        size=arguments.size,
+        train=arguments.train,
+        overwrite=arguments.overwrite,
+        json_path=arguments.json,
+    )
+    return 0
+
+
+def prepare(arguments: Namespace) -> int:
+    """`mm3dad prepare`."""
+    from mm3dad.run.prepare import prepare as prepare_dataset
+    from mm3dad.run.prepare import prepare_synthetic
+
+    options = _options(arguments)
+    if arguments.dataset == "synthetic":
+        if arguments.root or arguments.archives:
+            raise ConfigError("prepare synthetic makes its data itself and takes neither --root nor --from; leave them out")
+        folder = prepare_synthetic(
+            arguments.out,
+            categories=arguments.categories,
+            seed=arguments.seed or 0,
+            size=arguments.size or 400,
+            counts={name: _count(name, value) for name, value in options.items()} or None,
+            workers=arguments.workers,
+        )
+        result: dict[str, Any] = {"out": str(folder)}
+    else:
+        if arguments.size is not None:
+            raise ConfigError(f"--size belongs to prepare synthetic, {arguments.dataset} keeps its own; leave it out")
+        if arguments.seed is not None:
+            options["seed"] = str(arguments.seed)
+        result = prepare_dataset(
+            arguments.dataset,
+            arguments.root,
+            arguments.out,
+            archives=arguments.archives,
+            categories=arguments.categories,
+            workers=arguments.workers,
+            **{name: _literal(value) for name, value in options.items()},
+        )
+    _write_json(arguments, result)
+    say(*(f"{name}: {value}" for name, value in result.items() if value not in ([], None)))
+    return 0
+
+
+def doctor(arguments: Namespace) -> int:
+    """`mm3dad doctor`: status 2 when the data cannot be used, 1 when the installation lacks something."""
+    from mm3dad.run.doctor import doctor as examine
+    from mm3dad.run.doctor import doctor_self
+
+    if arguments.itself == (arguments.path is not None):
+        raise ConfigError("doctor takes either a PATH or --self; e.g. `mm3dad doctor data/mvtec3d`")
+    if arguments.itself:
+        found = doctor_self()
+        _write_json(arguments, found)
+        for name, part in found.items():
+            lines = [f"{key}: {value}" for key, value in part.items()] if isinstance(part, dict) else list(map(str, part))
+            say(f"{name}:", *(f"  {line}" for line in lines or ["none"]))
+        return 1 if found["problems"] else 0
+    findings = examine(arguments.path)
+    _write_json(arguments, [vars(finding) for finding in findings])
+    for finding in findings:
+        say(f"{finding.severity}: {finding.path} {finding.problem}; {finding.cure}")
+    errors = sum(finding.severity == "error" for finding in findings)
+    say(f"{arguments.path}: {errors} errors, {len(findings) - errors} warnings")
+    return 2 if errors else 0
+
+
+def fit(arguments: Namespace) -> int:
+    """`mm3dad fit`."""
+    from mm3dad.run.fit import fit_detector
+
+    rows = fit_detector(
+        arguments.method,
+        arguments.dataset,
+        arguments.root,
+        arguments.out,
+        categories=arguments.category,
+        shots=arguments.shots,
+        seed=arguments.seed,
+        options=_options(arguments),
+        multiclass=arguments.multiclass,
+        device=arguments.device,
+    )
+    _write_json(arguments, rows)
+    for row in rows:
+        size = f"{row['bank_bytes'] / 1e6:.1f} MB, {row['fit_seconds']:.1f} s"
+        say(f"{row['folder']}: {row['method']} fitted on {len(row['samples'])} samples of {', '.join(row['categories'])} ({size})")
+    return 0
+
+
+def predict(arguments: Namespace) -> int:
+    """`mm3dad predict`: status 2 when an input could not be scored; the others are."""
+    from mm3dad.run.predict import file_stem, predict_inputs
+    from mm3dad.view import panel
+
+    def show(sample: Any, prediction: Any, row: dict[str, Any]) -> None:
+        verdict = {True: "defective", False: "good", None: "no threshold"}[row["is_anomaly"]]
+        threshold = "" if row["threshold"] is None else f" (threshold {row['threshold']:.4g})"
+        say(f"{row['id']}: score {row['score']:.4g}{threshold}: {verdict}{'' if row['calibrated'] else ', not calibrated'}")
+        if arguments.out is not None:
+            picture = panel(sample, prediction)
+            path = Path(arguments.out) / "heatmaps" / f"{file_stem(row['id'])}.png"
+            files.write_with(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+    result = predict_inputs(arguments.folder, arguments.inputs, arguments.out, arguments.json, show)
+    if arguments.out is not None:
+        say(f"kept in {arguments.out}: predictions.json, maps/, heatmaps/")
+    if result.failures:
+        for path, reason in result.failures:
+            complain(f"{path} was not scored: {reason}")
+        return complain(f"{len(result.failures)} inputs were not scored, {len(result.rows)} were; mend or leave out those named above", 2)
+    return 0
+
+
+def evaluate(arguments: Namespace) -> int:
+    """`mm3dad evaluate`."""
+    from mm3dad.run.evaluate import default_out
+    from mm3dad.run.evaluate import evaluate as run_evaluation
+    from mm3dad.view import write_report
+
+    options = _options(arguments)
+    size = {"eval_size": options.pop("eval_size")} if "eval_size" in options else {}
+    out = Path(arguments.out or default_out(arguments.method, arguments.dataset, arguments.json))
+    result = run_evaluation(
+        arguments.method,
+        arguments.dataset,
+        arguments.root,
+        categories=arguments.category,
+        shots=arguments.shots,
+        seeds=arguments.seeds,
+        options=options,
+        multiclass=arguments.multiclass,
+        device=arguments.device,
+        out=out,
+        json_path=arguments.json,
+        overwrite=arguments.overwrite,
+        rescore=arguments.rescore,
+        **size,
+    )
+    print_results(result)
+    page = write_report(out)
+    say(f"JSON: {arguments.json or out / 'evaluate.json'}", f"CSV: {out / 'table.csv'}", f"HTML: {page}", f"maps: {out / 'runs'}")
+    return 0
+
+
+def report(arguments: Namespace) -> int:
+    """`mm3dad report`."""
+    from mm3dad.view import write_report
+
+    say(f"HTML: {write_report(arguments.folder, arguments.html)}")
+    return 0
+
+
+def view(arguments: Namespace) -> int:
+    """`mm3dad view`."""
+    from mm3dad.view import view_path
+
+    say(*(str(path) for path in view_path(arguments.path, arguments.html, arguments.png, sample_id=arguments.sample)))
+    return 0
+
+
+def list_names(arguments: Namespace) -> int:
+    """`mm3dad list`."""
+    from mm3dad.run.catalog import CATALOG
+
+    found = {kind: CATALOG[kind]() for kind in ((arguments.kind,) if arguments.kind else CATALOG)}
+    _write_json(arguments, found[arguments.kind] if arguments.kind else found)
+    for kind, rows in found.items():
+        print_catalog(kind, rows)
+    return 0
+
+
+def _options(arguments: Namespace) -> dict[str, str]:
+    """Collect --set key=value; a key given twice with two values is a slip that must not pass."""
+    options: dict[str, str] = {}
+    for name, value in arguments.options:
+        if options.setdefault(name, value) != value:
+            raise ConfigError(f"--set {name} was given twice, as {options[name]!r} and {value!r}; keep one of them")
+    return options
+
+
+def _literal(text: str) -> str | int | float | bool:
+    """Read a number or a truth value; anything else stays text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigError(f"number of {name} samples must be a whole number, got {text!r}; e.g. --set {name}=20")
+    return int(text)
+
+
+def _write_json(arguments: Namespace, value: Any) -> None:
+    if arguments.json is not None:
+        files.write_json(arguments.json, value)
+
+
+VERBS: dict[str, Callable[[Namespace], int]] = {
+    "demo": demo,
+    "prepare": prepare,
+    "doctor": doctor,
+    "fit": fit,
+    "predict": predict,
+    "evaluate": evaluate,
+    "report": report,
+    "view": view,
+    "list": list_names,
+}

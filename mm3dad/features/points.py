@@ -1,0 +1,136 @@
+"""Group descriptors of organised point clouds: farthest centres, iterative grouping, FPFH statistics or Point-MAE tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mm3dad.errors import DataError
+from mm3dad.ops import farthest_point_sample, fpfh, iterative_group, nearest_neighbors
+
+
+if TYPE_CHECKING:
+    from mm3dad.nets.point_transformer import PointTransformer
+
+
+@dataclass(frozen=True)
+class PointGroups:
+    """The groups of one cloud.
+
+    Args:
+        points: (N, 3) float32, metres, the thinned valid points.
+        pixel: (N,) int64, each point's place in the flattened image grid.
+        center: (G,) int64 into `points`.
+        index: (G, size) int64 into `points`, the members.
+        curvature: (G,) float, 0 on a plane.
+    """
+
+    points: Tensor
+    pixel: Tensor
+    center: Tensor
+    index: Tensor
+    curvature: Tensor
+
+
+def thin_points(xyz: Tensor, valid: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Take the valid points of an organised cloud on the finest regular sub-grid that holds at most `most`.
+
+    A sub-grid keeps the sensor's own density and needs no random numbers, so neighbouring scans are thinned alike.
+
+    Args:
+        xyz: (3, H, W) float32, metres.
+        valid: (H, W) bool.
+        most: largest number of points.
+    Returns:
+        points (N, 3) and their flat pixel index (N,).
+    Raises:
+        DataError: no valid point.
+    """
+    height, width = valid.shape
+    total = int(valid.sum())
+    if total == 0:
+        raise DataError("the cloud has no valid point; check the sensor, the unit and the mask of missing points")
+    step = max(1.0, math.sqrt(total / most)) if height > 1 else max(1.0, total / most)
+    while True:
+        if height > 1:
+            rows = torch.arange(0, height, step, device=xyz.device).long()
+            columns = torch.arange(0, width, step, device=xyz.device).long()
+            pixel = (rows[:, None] * width + columns[None]).flatten()
+            pixel = pixel[valid.flatten()[pixel]]
+        else:
+            pixel = valid.flatten().nonzero()[:, 0]
+            pixel = pixel[torch.arange(0, len(pixel), step, device=xyz.device).long()]
+        if len(pixel) <= most or step > max(height, width):
+            break
+        step *= 1.02
+    if len(pixel) == 0:
+        pixel = valid.flatten().nonzero()[:1, 0]
+    return xyz.flatten(1).T[pixel].contiguous(), pixel
+
+
+def group_points(points: Tensor, pixel: Tensor, centers: int, size: int, grow: bool = True) -> PointGroups:
+    """Spread centres over a cloud and gather the points around each.
+
+    Args:
+        points: (N, 3) float32, metres.
+        pixel: (N,) int64.
+        centers: groups wanted; G = min(centers, N).
+        size: points per group.
+        grow: follow the surface where it is curved (iterative point grouping); else plain nearest neighbours.
+    Raises:
+        DataError: fewer points than one group.
+    """
+    if len(points) < size:
+        raise DataError(
+            f"the cloud has {len(points)} valid points, fewer than one group of {size}; lower group_size or check the sensor for missing points"
+        )
+    center = farthest_point_sample(points, min(centers, len(points)))
+    groups = iterative_group(
+        points, center, size=size, step=max(4, size * 5 // 8), pool=2 * size, curvature_threshold=0.01 if grow else math.inf
+    )
+    return PointGroups(points, pixel, center, groups.index, groups.curvature)
+
+
+def describe_groups(groups: PointGroups, neighbors: int = 100) -> Tensor:
+    """Describe each group by the mean and the spread of its members' FPFH: (G, 66) float32.
+
+    Square roots of the histograms are averaged, so that the one or two full bins of a plane do not drown the rest
+    (Hellinger distance between histograms).
+    Source: Rusu et al., ICRA 2009 (FPFH); the statistics are ours.
+    """
+    histograms = fpfh(groups.points, neighbors=neighbors).clamp_min(0).div_(200).sqrt_()
+    members = histograms[groups.index]
+    return torch.cat([members.mean(1), members.std(1)], dim=1)
+
+
+@torch.inference_mode()
+def encode_groups(groups: PointGroups, net: PointTransformer, layers: Sequence[int]) -> Tensor:
+    """Describe each group by the tokens of a Point-MAE encoder: (G, sum of layer widths) float32.
+
+    The cloud is centred and scaled to the unit sphere first, the scale the encoder was trained at
+    (MuSc-V2's preprocessing; multimodal sheet, part 1.3).
+    """
+    points = groups.points - groups.points.mean(0)
+    points = points / points.norm(dim=1).max().clamp_min(torch.finfo(points.dtype).tiny)
+    centers = points[groups.center]
+    return torch.cat(net(points[groups.index] - centers[:, None], centers, layers=tuple(layers)), dim=1)
+
+
+def spread_to_points(values: Tensor, groups: PointGroups, points: Tensor) -> Tensor:
+    """Carry one value per group to any points of the same cloud by its nearest centres: (N, C).
+
+    Args:
+        values: (G, C).
+        points: (N, 3), metres.
+    """
+    from mm3dad.ops import three_interpolate
+
+    centers = groups.points[groups.center]
+    if len(centers) < 3:
+        return values[nearest_neighbors(points, centers, 1)[1][:, 0]]
+    return three_interpolate(points, centers, values)

@@ -1,0 +1,175 @@
+"""Safe files: each is written whole or not at all, and checked when it is read.
+
+The only place of the package that writes a result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mm3dad.errors import DataError, ModelError, StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it when the block ends without an error.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written; `path` is left as it was.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another folder, then run again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_with(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """Write `path` through `write(temporary_path)`, whole or not at all."""
+    with atomic(path) as temporary:
+        write(temporary)
+    return Path(path)
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write bytes, whole or not at all."""
+    return write_with(path, lambda temporary: temporary.write_bytes(data))
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write UTF-8 text, whole or not at all."""
+    return write_bytes(path, text.encode())
+
+
+def _plain(value: Any) -> Any:
+    """Turn floats that JSON lacks (NaN, infinities) into None, tuples and paths into lists and text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write JSON (NaN and infinities become null), whole or not at all."""
+    return write_text(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        DataError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"expected a JSON file at {path}, found none; check the path") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not readable JSON ({error}); write it again") from error
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the sha256 of a file, read in pieces.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; check the path and the disk") from error
+    return digest.hexdigest()
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy what shares memory: safetensors refuses it, yet with one modality a map and its part are one tensor."""
+    seen: set[int] = set()
+    plain = {}
+    for name, value in tensors.items():
+        tensor = value.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return plain
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor]) -> str:
+    """Write tensors as safetensors, whole or not at all; return the file's sha256.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    digest = ""
+    plain = _unshared(tensors)
+
+    def write(temporary: Path) -> None:
+        nonlocal digest
+        try:
+            save_file(plain, temporary)
+        except SafetensorError as error:  # its own name for a full disk
+            raise OSError(str(error)) from error
+        digest = sha256_file(temporary)
+
+    write_with(path, write)
+    return digest
+
+
+def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read safetensors, checking the sha256 when one is given.
+
+    Raises:
+        ModelError: the file is missing, damaged, or not the one that was written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"expected tensors at {path}, found none; fit and save the model again")
+    if sha256 is not None and (got := sha256_file(path)) != sha256:
+        raise ModelError(f"{path} has sha256 {got[:12]}..., expected {sha256[:12]}...; the file is damaged or foreign, save it again")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file ({error}); save it again") from error

@@ -1,0 +1,133 @@
+"""Exact nearest neighbours in a cloud or among features."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mm3dad.errors import ShapeError
+from mm3dad.ops._check import check_integer, check_rows, check_same_device
+
+QUERY_BLOCK, POINT_BLOCK = 1024, 8192
+# Rows kept beyond k by the fast product, so that its rounding can be told from a true order.
+SPARE = 16
+
+
+def nearest_neighbors(queries: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the `k` nearest points of each query: exact, nearest first, equal distances by lowest index.
+
+    Up to three columns on the CPU a k-d tree answers; else blocks of a matrix product propose candidates whose distances are then
+    taken directly, because |a|^2 + |b|^2 - 2ab loses all digits of a small distance between large coordinates. A row whose candidates
+    cannot be told apart that way is searched again in float64. No queries x points matrix is ever held.
+
+    Args:
+        queries: (Q, D) floating, finite.
+        points: (N, D) floating, finite, same unit and device.
+        k: 1 to N.
+    Returns:
+        distances (Q, k) Euclidean, dtype of `queries`; indices (Q, k) int64 into `points`.
+    Raises:
+        ShapeError: not finite floating (Q, D) and (N, D) of one width and device.
+        ConfigError: `k` is out of range.
+
+    >>> distances, indices = nearest_neighbors(torch.tensor([[0.0]]), torch.tensor([[3.0], [1.0], [-1.0]]), 2)
+    >>> indices.tolist(), distances.tolist()
+    ([[1, 2]], [[1.0, 1.0]])
+    """
+    check_rows("points", points)
+    check_rows("queries", queries, least=0)
+    if queries.shape[1] != points.shape[1]:
+        raise ShapeError(f"queries and points must have the same width, got {queries.shape[1]} and {points.shape[1]} columns")
+    check_same_device(queries=queries, points=points)
+    k = check_integer("k", k, 1, len(points), "there are only that many points")
+    if not len(queries):
+        return queries.new_zeros((0, k)), torch.zeros((0, k), dtype=torch.int64, device=queries.device)
+    if points.shape[1] <= 3:
+        queries_, points_ = queries.detach().double(), points.detach().double()
+        distances, indices = _search_tree(queries_, points_, k) if points.device.type == "cpu" else _search_blocks(queries_, points_, k)
+    else:
+        wide = torch.float64 if torch.float64 in (queries.dtype, points.dtype) else torch.float32
+        distances, indices = _search_blocks(queries.detach().to(wide), points.detach().to(wide), k)
+    return distances.to(queries.dtype), indices
+
+
+def _search_tree(queries: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(points.numpy(), balanced_tree=False, compact_nodes=False)
+    wanted = min(k + 1, len(points))
+    found, order = tree.query(queries.numpy(), wanted, workers=-1)
+    found, order = found.reshape(len(queries), wanted), order.reshape(len(queries), wanted)
+    # The tree returns equal distances in any order: sort those rows, and search again where the cut itself falls on a tie.
+    tied = np.flatnonzero((found[:, 1:] == found[:, :-1]).any(axis=1))
+    ranked = np.lexsort((order[tied], found[tied]), axis=1)
+    order[tied] = np.take_along_axis(order[tied], ranked, axis=1)
+    cut = np.flatnonzero(found[:, k - 1] == found[:, k]) if wanted > k else np.empty(0, dtype=np.int64)
+    distances, indices = torch.from_numpy(found[:, :k]), torch.from_numpy(order[:, :k].astype(np.int64))
+    if len(cut):
+        rows = torch.from_numpy(cut)
+        distances[rows], indices[rows] = _search_directly(queries[rows], points, k)
+    return distances.contiguous(), indices.contiguous()
+
+
+def _search_blocks(queries: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    center = points.mean(dim=0)
+    centred = points - center
+    squares = centred.square().sum(dim=1)
+    # Rounding of the product form, relative to the squared norms; reduced-precision products round far more coarsely.
+    plain = queries.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
+    unit = (torch.finfo(queries.dtype).eps if plain else 2.0**-7) * (2 * math.sqrt(points.shape[1]) + 8)
+    parts = [_search_block(block, points, centred, squares, center, unit, k) for block in queries.split(QUERY_BLOCK)]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _search_block(
+    queries: Tensor, points: Tensor, centred: Tensor, squares: Tensor, center: Tensor, unit: float, k: int
+) -> tuple[Tensor, Tensor]:
+    moved = queries - center
+    keep = min(k + SPARE, len(points))
+    approximate = queries.new_empty((len(queries), 0))
+    index = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
+    for first in range(0, len(points), POINT_BLOCK):
+        block = slice(first, first + POINT_BLOCK)
+        product = torch.addmm(squares[block], moved, centred[block].T, alpha=-2)
+        near, where = product.topk(min(keep, product.shape[1]), dim=1, largest=False)
+        approximate, index = torch.cat([approximate, near], dim=1), torch.cat([index, where + first], dim=1)
+        approximate, kept = approximate.topk(min(keep, approximate.shape[1]), dim=1, largest=False)
+        index = index.gather(1, kept)
+    edge = approximate.amax(dim=1) + moved.square().sum(dim=1)
+    index = index.sort(dim=1).values
+    exact = torch.stack([_distance_to(queries, points, column) for column in index.unbind(1)], dim=1)
+    exact, order = exact.sort(dim=1, stable=True)
+    distances, indices = exact[:, :k], index.gather(1, order)[:, :k]
+    if keep < len(points):
+        slack = unit * (moved.square().sum(dim=1) + squares.max())
+        rows = (distances[:, -1].square() >= edge - slack).nonzero()[:, 0]
+        if len(rows):
+            distances, indices = distances.clone(), indices.clone()
+            again, indices[rows] = _search_directly(queries[rows].double(), points.double(), k)
+            distances[rows] = again.to(distances.dtype)
+    return distances, indices
+
+
+def _distance_to(queries: Tensor, points: Tensor, index: Tensor) -> Tensor:
+    return (queries - points[index]).square_().sum(dim=1).sqrt_()
+
+
+def _search_directly(queries: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    # Every distance by differences; blocks of about 2^23 entries.
+    parts = [_select_smallest(torch.cdist(block, points, compute_mode="donot_use_mm_for_euclid_dist"), k)
+             for block in queries.split(max(1, 2**23 // len(points)))]  # fmt: skip
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _select_smallest(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    limit = distances.topk(k, dim=1, largest=False).values.amax(dim=1, keepdim=True)
+    below, equal = distances < limit, distances == limit
+    room = k - below.sum(dim=1, keepdim=True)
+    index = (below | (equal & (equal.cumsum(dim=1) <= room))).nonzero()[:, 1].view(-1, k)
+    values, order = distances.gather(1, index).sort(dim=1, stable=True)
+    return values, index.gather(1, order)

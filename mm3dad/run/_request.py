@@ -1,0 +1,125 @@
+"""The checked arguments of an evaluation, and the runs they ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mm3dad
+from mm3dad.data import Dataset
+from mm3dad.errors import ConfigError, DataError
+from mm3dad.run._arguments import make_detector, resolve_device, split_options
+from mm3dad.run._runs import Run
+from mm3dad.run.fit import choose_categories, choose_shots, fingerprint, open_splits
+from mm3dad.run.measure import parse_eval_size
+from mm3dad.run.table import shots_name
+
+if TYPE_CHECKING:
+    from mm3dad.methods import Detector
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Checked arguments of `evaluate`; `probe` is an unfitted detector of the first seed."""
+
+    method: str
+    dataset: str
+    root: str
+    categories: list[str]
+    shots: list[int | None]
+    seeds: list[int]
+    options: dict[str, Any]
+    multiclass: bool
+    eval_size: int | str
+    device: str
+    own: dict[str, Any]
+    theirs: dict[str, Any]
+    probe: Detector
+    splits: dict[str, dict[str, Dataset]]
+
+    def arguments(self) -> dict[str, Any]:
+        names = ("method", "dataset", "root", "categories", "seeds", "options", "multiclass", "eval_size", "device")
+        return {**{name: getattr(self, name) for name in names}, "shots": [shots_name(count) for count in self.shots]}
+
+    def command(self) -> str:
+        """The command line that repeats this evaluation."""
+        words = ["mm3dad", "evaluate", self.method, "--dataset", self.dataset, "--root", self.root]
+        for name in self.categories:
+            words += ["--category", name]
+        words += ["--shots", ",".join(map(shots_name, self.shots)), "--seeds", ",".join(map(str, self.seeds))]
+        for name, value in {**self.options, "eval_size": self.eval_size}.items():
+            words += ["--set", f"{name}={','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"]
+        words += ["--multiclass"] * self.multiclass + ["--device", self.device]
+        return shlex.join(words)
+
+    def config(self, seed: int | None) -> dict[str, Any]:
+        """The resolved configuration; without a seed the field is left out, as runs differ in it."""
+        values = dataclasses.asdict(self.probe.config)
+        if "seed" in values and seed is not None:
+            values["seed"] = seed
+        return {name: value for name, value in values.items() if name != "seed" or seed is not None}
+
+    def plan(self, out: Path) -> list[list[Run]]:
+        """Return the runs in groups that share one fit."""
+        together = [self.categories] if self.multiclass else [[name] for name in self.categories]
+        fitted = {
+            tuple(group): fingerprint([self.splits[name][split] for name in group for split in ("train", "validation")])
+            for group in together
+        }
+        tested = {name: fingerprint([self.splits[name]["test"]]) for name in self.categories}
+        groups = []
+        for group, seed, shots in itertools.product(together, self.seeds, self.shots):
+            identity = {
+                "mm3dad": mm3dad.__version__,
+                "method": self.method,
+                "config": self.config(seed),
+                "weights": self.probe.weights,
+                "dataset": self.dataset,
+                "dataset_options": self.theirs,
+                "root": str(Path(self.root).resolve()),
+                "fitted_together": group if self.multiclass else None,
+                "training_files": fitted[tuple(group)],
+                "eval_size": self.eval_size,
+            }
+            groups.append(
+                [
+                    Run(name, seed, shots, out / "runs" / Run.name(name, seed, shots), {**identity, "test_files": tested[name]})
+                    for name in group
+                ]
+            )
+        return groups
+
+
+def check_request(
+    method: str,
+    dataset: str,
+    root: str | Path,
+    categories: Sequence[str] | None,
+    shots: Sequence[int | None],
+    seeds: Sequence[int],
+    options: dict[str, Any],
+    multiclass: bool,
+    eval_size: int | str,
+    device: str | None,
+) -> Request:
+    """Find what is wrong with the arguments or the data before the first fit; the arguments are those of `evaluate`."""
+    seeds, shots = list(dict.fromkeys(seeds)), list(dict.fromkeys(shots))
+    if not seeds or not shots:
+        raise ConfigError("evaluate needs at least one seed and one number of shots, got none; use --seeds 0 --shots full")
+    own, theirs = split_options(method, dataset, options)
+    eval_size = parse_eval_size(eval_size)
+    device = resolve_device(device)
+    probe = make_detector(method, own, seeds[0], device)
+    names = choose_categories(dataset, root, categories)
+    splits = {name: open_splits(dataset, root, name, probe, theirs, ("train", "validation", "test")) for name in names}
+    for parts in splits.values():
+        for count in shots:
+            choose_shots(parts["train"].records, count, seeds[0])
+        unlabelled = [record.id for record in parts["test"].records if record.label is None]
+        if unlabelled:
+            raise DataError(f"sample {unlabelled[0]!r} has no label; evaluate needs good and defective samples in folders of their own")
+    return Request(method, dataset, str(root), names, shots, seeds, options, multiclass, eval_size, device, own, theirs, probe, splits)

@@ -1,0 +1,199 @@
+"""Evaluate methods by the protocol of docs/protocol.md: categories x seeds x shots into one table, resumable."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import mm3dad
+from mm3dad import files
+from mm3dad.errors import ConfigError, DataError, ModelError
+from mm3dad.run._arguments import list_versions, make_detector, require_writable, require_writable_file
+from mm3dad.run._request import Request, check_request
+from mm3dad.run._runs import Run
+from mm3dad.run.fit import fit_on
+from mm3dad.run.measure import EVAL_SIZE, measure, parse_eval_size, peak_memory, read_scored, score_samples
+from mm3dad.run.table import shots_name, summarise_shots, write_csv
+from mm3dad.types import Sample
+
+if TYPE_CHECKING:
+    from mm3dad.methods import Detector
+
+
+def evaluate_detector(
+    detector: Detector, dataset: Sequence[Sample], eval_size: int | str = EVAL_SIZE, keep: str | Path | None = None
+) -> dict[str, Any]:
+    """Score a fitted detector on a dataset by the protocol.
+
+    Args:
+        detector: fitted.
+        dataset: a test split, or any sequence of labelled samples.
+        eval_size: side of the square the maps are compared at, or "native".
+        keep: folder for maps/*.safetensors; None keeps nothing.
+
+    Returns:
+        The metrics of docs/protocol.md; None where the data cannot define one, with the reason in `notes`.
+
+    Raises:
+        ModelError: not fitted.
+        DataError: no samples, one without a label, or one that cannot be scored.
+    """
+    if not detector.is_fitted:
+        raise ModelError(f"{detector.name} is not fitted; call fit(samples) or mm3dad.load(folder) first")
+    scored = score_samples(detector, dataset, parse_eval_size(eval_size), None if keep is None else require_writable(keep))
+    return {**measure(scored), "bank_bytes": detector.bank_bytes, "peak_rss_bytes": peak_memory()}
+
+
+def default_out(method: str, dataset: str, json_path: str | Path | None) -> Path:
+    """Return the folder that keeps the state: beside the JSON and named after it, else out/<method>-<dataset>."""
+    if json_path is None:
+        return Path("out") / f"{method}-{dataset}"
+    path = Path(json_path)
+    return path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-runs")
+
+
+def evaluate(
+    method: str,
+    dataset: str,
+    root: str | Path,
+    *,
+    categories: Sequence[str] | None = None,
+    shots: Sequence[int | None] = (None,),
+    seeds: Sequence[int] = (0,),
+    options: dict[str, Any] | None = None,
+    multiclass: bool = False,
+    eval_size: int | str = EVAL_SIZE,
+    device: str | None = "cpu",
+    out: str | Path | None = None,
+    json_path: str | Path | None = None,
+    overwrite: bool = False,
+    rescore: bool = False,
+) -> dict[str, Any]:
+    """Fit and score every category under every seed and number of shots; return and keep the table.
+
+    Each finished run is kept under `out` and taken from there the next time; categories, seeds and shots may be
+    added later, any other change is an error unless `overwrite`.
+
+    Args:
+        method: name of the method.
+        dataset: name of the dataset's kind.
+        root: folder of the dataset.
+        categories: None for all.
+        shots: numbers of normal samples to fit on, None for all.
+        seeds: they govern the detector (choice of shots, coreset, training), never the data.
+        options: of the method and of the dataset.
+        multiclass: one model for all categories instead of one each.
+        eval_size: side of the square the maps are compared at, or "native".
+        device: auto, cpu, cuda or cuda:N.
+        out: keeps evaluate.json, table.csv and runs/; by default a folder beside `json_path`, named after it.
+        json_path: a further copy of evaluate.json.
+        overwrite: drop runs that are there.
+        rescore: compute the metrics again from the kept maps, without predicting.
+
+    Returns:
+        The content of evaluate.json (docs/protocol.md).
+
+    Raises:
+        ConfigError: unknown names or options, or another evaluation's folder.
+        DataError: data that cannot be fitted or scored.
+        StorageError: a result cannot be written; what was finished stays.
+    """
+    if overwrite and rescore:
+        raise ConfigError("--overwrite and --rescore exclude each other; rescore keeps the predictions that overwrite drops")
+    request = check_request(method, dataset, root, categories, shots, seeds, options or {}, multiclass, eval_size, device)
+    out = require_writable(out if out is not None else default_out(method, dataset, json_path))
+    if json_path is not None:
+        require_writable_file(json_path)
+    groups = request.plan(out)
+    runs = [run for group in groups for run in group]
+    finished = {} if overwrite else _reuse(runs, rescore)
+    result = _write(request, runs, finished, out, json_path) if finished else {}
+    for group in groups:
+        pending = [run for run in group if run.folder not in finished]
+        if not pending:
+            continue
+        first = group[0]
+        detector = make_detector(method, request.own, first.seed, request.device)
+        title = f"{'all categories' if multiclass else first.category}, seed {first.seed}, {first.folder.name.rpartition('-')[2]}"
+        fitted_on, seconds = fit_on(detector, [request.splits[run.category] for run in group], first.shots, first.seed, f"fit {title}")
+        for run in pending:
+            run.clear()
+            scored = score_samples(
+                detector, request.splits[run.category]["test"], request.eval_size, run.folder, f"predict {run.folder.name}"
+            )
+            cost = {"fit_seconds": round(seconds, 3), "bank_bytes": detector.bank_bytes, "peak_rss_bytes": peak_memory()}
+            finished[run.folder] = run.write({**measure(scored), **cost}, scored.rows, fitted_on)
+            result = _write(request, runs, finished, out, json_path)
+    return result
+
+
+def _reuse(runs: Sequence[Run], rescore: bool) -> dict[Path, dict[str, Any]]:
+    """Return what earlier calls finished, by folder; with `rescore`, measured again."""
+    kept = {run.folder: run.read() for run in runs}
+    for run in runs:
+        content = kept[run.folder]
+        if content is not None:
+            run.require_same(content, rescore)
+        elif rescore:
+            raise DataError(f"expected kept predictions in {run.folder}, found none or not all; run once without --rescore")
+    finished = {folder: content for folder, content in kept.items() if content is not None}
+    if rescore:
+        for run in runs:
+            content = finished[run.folder]
+            metrics = {**content["metrics"], **measure(read_scored(run.folder, content["samples"]))}
+            finished[run.folder] = run.write(metrics, content["samples"], content["fitted_on"])
+    return finished
+
+
+def _write(
+    request: Request, runs: Sequence[Run], finished: dict[Path, dict[str, Any]], out: Path, json_path: str | Path | None
+) -> dict[str, Any]:
+    """Write evaluate.json and table.csv of what is finished so far; return the former."""
+    done = [run for run in runs if run.folder in finished]
+    lines = [run.line(finished[run.folder]) for run in done]
+    result = {
+        "mm3dad": mm3dad.__version__,
+        "method": request.method,
+        "config": request.config(None),
+        "dataset": {
+            "name": request.dataset,
+            "root": str(Path(request.root).resolve()),
+            "categories": request.categories,
+            "options": request.theirs,
+        },
+        "weights": request.probe.weights,
+        "protocol": {
+            "split": "test",
+            "eval_size": request.eval_size,
+            "map_resize": "bilinear",
+            "mask_resize": "nearest",
+            "mean": "macro over categories",
+            "aupro": "exact; *_ref100 is the published 100-threshold definition",
+            "shots": [shots_name(count) for count in request.shots],
+            "seeds": request.seeds,
+            "models": "one model for all categories" if request.multiclass else "one model per category",
+            "transductive": "transductive" in request.probe.needs.settings,
+        },
+        "versions": list_versions(),
+        "machine": {
+            "cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "processor": platform.machine(),
+            "device": request.device,
+        },
+        "arguments": request.arguments(),
+        "command": request.command(),
+        "complete": len(done) == len(runs),
+        "runs": lines,
+        **summarise_shots(lines),
+    }
+    files.write_json(out / "evaluate.json", result)
+    write_csv(out / "table.csv", result)
+    if json_path is not None and result["complete"]:
+        files.write_json(json_path, result)
+    return result

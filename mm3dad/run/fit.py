@@ -1,0 +1,219 @@
+"""Fit a detector on a dataset tree and save it; the choice of shots, seeds and devices lives here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+
+from mm3dad import __version__, files
+from mm3dad.data import Dataset, Record
+from mm3dad.data.checks import check_dataset
+from mm3dad.errors import ConfigError, DataError, nearest_name
+from mm3dad.registry import DATASETS
+from mm3dad.run._arguments import list_versions, make_detector, require_writable, split_options
+from mm3dad.run.progress import track_stages
+from mm3dad.types import Sample
+
+if TYPE_CHECKING:
+    from mm3dad.methods import Detector
+
+
+class Selection(Sequence[Sample]):
+    """Chosen records of one or several datasets as one sequence, read on access.
+
+    With several datasets the category goes before the id, so that ids stay unique.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Dataset, Sequence[Record]]]) -> None:
+        self._prefix = len(parts) > 1
+        self._items = [(dataset, record) for dataset, records in parts for record in records]
+
+    @property
+    def ids(self) -> list[str]:
+        """The samples' ids, in order."""
+        return [f"{record.category}/{record.id}" if self._prefix else record.id for _, record in self._items]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        dataset, record = self._items[index]
+        sample = dataset.read(record)
+        if self._prefix:
+            sample.meta = dataclasses.replace(sample.meta, id=f"{record.category}/{record.id}")
+        return sample
+
+
+def choose_shots(records: Sequence[Record], shots: int | None, seed: int) -> list[Record]:
+    """Choose K normal samples, the same on every machine and for every version of every library.
+
+    The records are ordered by sha256("<seed>/<id>"), a seeded permutation that no random number generator
+    can change; the first K are taken. A larger K therefore contains the smaller one.
+
+    Args:
+        records: what there is to choose from.
+        shots: K >= 1, or None for all.
+        seed: another seed, another choice.
+
+    Returns:
+        The chosen records, sorted by id.
+
+    Raises:
+        ConfigError: K < 1, or more than there are.
+    """
+    if shots is None:
+        return sorted(records, key=lambda record: record.id)
+    if not 1 <= shots <= len(records):
+        raise ConfigError(f"shots must be between 1 and the {len(records)} training samples there are, got {shots}; lower --shots")
+    order = sorted(records, key=lambda record: hashlib.sha256(f"{seed}/{record.id}".encode()).digest())
+    return sorted(order[:shots], key=lambda record: record.id)
+
+
+def choose_categories(dataset: str, root: str | Path, wanted: Sequence[str] | None) -> list[str]:
+    """Return the categories to work on: the wanted ones, once each, or all there are.
+
+    Raises:
+        DataError: a category that the tree does not have, or no tree.
+    """
+    if not Path(root).is_dir():
+        raise DataError(f"expected a dataset folder at {root}, found {'a file' if Path(root).exists() else 'nothing'}; check --root")
+    known = DATASETS.get(dataset).categories(root)
+    for name in wanted or ():
+        if name not in known:
+            raise DataError(f"{root} has no category {name!r}; {nearest_name(name, known)}")
+    return list(dict.fromkeys(wanted)) if wanted else list(known)
+
+
+def open_splits(
+    dataset: str, root: str | Path, category: str, detector: Detector, options: dict[str, Any], splits: Sequence[str]
+) -> dict[str, Dataset]:
+    """Open the splits with the modalities the detector uses, and check every pair and header.
+
+    Raises:
+        DataError: what is wrong with which file.
+    """
+    modalities = getattr(detector.config, "modalities", None)
+    if not modalities and set(detector.needs.inputs) != {"rgb", "xyz"}:
+        modalities = detector.needs.inputs
+    opened = {}
+    for split in splits:
+        opened[split] = DATASETS.get(dataset)(root, category, split, modalities=modalities or None, **options)
+        if len(opened[split]):
+            check_dataset(opened[split])
+    return opened
+
+
+def fingerprint(datasets: Sequence[Dataset]) -> str:
+    """Return a sha256 over ids, sizes and times of all files, which changes when the data do."""
+    digest = hashlib.sha256()
+    for dataset in datasets:
+        for record in dataset.records:
+            for role, path in sorted(record.paths.items()):
+                state = Path(path).stat()
+                digest.update(f"{record.category}/{record.id}:{role}:{state.st_size}:{state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def fit_on(detector: Detector, splits: Sequence[dict[str, Dataset]], shots: int | None, seed: int, title: str) -> tuple[list[str], float]:
+    """Fit on one category, or on several joined; validation samples may set the threshold.
+
+    Args:
+        detector: unfitted.
+        splits: per category, its "train" and "validation" datasets.
+        shots: K normal samples of each category, None for all.
+        seed: of the choice, and of torch's generator.
+        title: what the progress says.
+
+    Returns:
+        The ids fitted on, and the seconds it took (reading included).
+    """
+    train = Selection([(parts["train"], choose_shots(parts["train"].records, shots, seed)) for parts in splits])
+    normal = [(parts["validation"], [record for record in parts["validation"].records if record.label != 1]) for parts in splits]
+    validation = Selection(normal)
+    torch.manual_seed(seed)
+    start = time.perf_counter()
+    with track_stages(title) as progress:
+        detector.fit(train, progress=progress, validation=validation if len(validation) else None)
+    return train.ids, time.perf_counter() - start
+
+
+def fit_detector(
+    method: str,
+    dataset: str,
+    root: str | Path,
+    out: str | Path,
+    *,
+    categories: Sequence[str] | None = None,
+    shots: int | None = None,
+    seed: int = 0,
+    options: dict[str, Any] | None = None,
+    multiclass: bool = False,
+    device: str | None = "cpu",
+) -> list[dict[str, Any]]:
+    """Fit one detector per category (or one for all) and save each with a `fit.json` beside it.
+
+    A single model goes to `out` itself, several go to `out/<category>`.
+
+    Args:
+        method: name of the method.
+        dataset: name of the dataset's kind.
+        root: folder of the dataset.
+        out: folder of the model or models.
+        categories: None for all.
+        shots: K normal samples of each category, None for all.
+        seed: governs the choice of shots and the detector.
+        options: of the method and of the dataset.
+        multiclass: one model for all categories.
+        device: auto, cpu, cuda or cuda:N.
+
+    Returns:
+        One row per model, as in its fit.json.
+
+    Raises:
+        ConfigError: an unknown name or option.
+        DataError: data that cannot be fitted on.
+        StorageError: `out` cannot be written.
+    """
+    own, theirs = split_options(method, dataset, options or {})
+    make_detector(method, own, seed, device)
+    names = choose_categories(dataset, root, categories)
+    out = require_writable(out)
+    groups = [names] if multiclass else [[name] for name in names]
+    rows = []
+    for group in groups:
+        detector = make_detector(method, own, seed, device)
+        splits = [open_splits(dataset, root, name, detector, theirs, ("train", "validation")) for name in group]
+        ids, seconds = fit_on(detector, splits, shots, seed, f"fit {', '.join(group)}")
+        folder = detector.save(out if len(groups) == 1 else out / group[0])
+        rows.append(
+            {
+                "folder": str(folder),
+                "mm3dad": __version__,
+                "method": method,
+                "config": dataclasses.asdict(detector.config),
+                "weights": detector.weights,
+                "dataset": {"name": dataset, "root": str(Path(root).resolve()), "options": theirs},
+                "categories": group,
+                "shots": shots,
+                "seed": seed,
+                "samples": ids,
+                "data_sha256": fingerprint([part for parts in splits for part in parts.values()]),
+                "fit_seconds": round(seconds, 3),
+                "bank_bytes": detector.bank_bytes,
+                "versions": list_versions(),
+            }
+        )
+        files.write_json(folder / "fit.json", rows[-1])
+    return rows

@@ -1,0 +1,264 @@
+"""Prepare a dataset into a new folder: unpack, convert, remove the background; resumable, with a manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mm3dad import __version__, files
+from mm3dad.data import Dataset, Record
+from mm3dad.data.archive import find_root, unpack
+from mm3dad.data.clean import CleanConfig, clean_sample, find_plane_points
+from mm3dad.data.writing import write_sample
+from mm3dad.errors import ConfigError, DataError, StorageError, nearest_name
+from mm3dad.registry import DATASETS
+from mm3dad.run.progress import track, track_stages
+
+MANIFEST = "manifest.json"
+JOURNAL = ".journal"
+SPLITS = ("train", "validation", "test")
+Source = tuple[str, str, str, str, tuple[tuple[str, Any], ...]]
+
+
+def prepare_synthetic(
+    out: str | Path,
+    categories: Sequence[str] | None = None,
+    seed: int = 0,
+    size: int = 400,
+    counts: dict[str, int] | None = None,
+    workers: int | None = None,
+) -> Path:
+    """Write the synthetic data with progress; see `mm3dad.data.synthetic.write_dataset`."""
+    from mm3dad.data.synthetic import write_dataset
+
+    with track_stages("prepare synthetic") as progress:
+
+        def report(done: int, total: int) -> None:
+            progress("samples", done, total)
+
+        return write_dataset(out, categories=categories, seed=seed, size=size, counts=counts, workers=workers, progress=report)
+
+
+def prepare(
+    name: str,
+    root: str | Path | None,
+    out: str | Path,
+    *,
+    archives: Sequence[str | Path] = (),
+    categories: Sequence[str] | None = None,
+    workers: int | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Write a cleaned copy of a dataset in MVTec 3D-AD's layout; the input is only read.
+
+    mvtec3d and folder: background plane removed, padded, largest cluster kept (`CleanConfig`). eyecandies: depth
+    turned into xyz in one of the published ways. A second call goes on where an interrupted one stopped.
+
+    Args:
+        name: "mvtec3d", "eyecandies" or "folder".
+        root: the dataset; with `archives`, where to unpack them (by default `<out>-raw`).
+        out: a new folder, or one that an earlier call with the same parameters left.
+        archives: downloaded files, unpacked first.
+        categories: all when None.
+        workers: processes, all cores when None.
+        options: fields of `CleanConfig`, and the dataset's own.
+
+    Returns:
+        {"out", "samples", "done", "resumed", "archives", "seconds"}.
+
+    Raises:
+        ConfigError: an unknown dataset or option.
+        DataError: bad input, a flat part, a folder of something else or of other parameters.
+        StorageError: `out` cannot be written; what is finished stays.
+    """
+    start = time.monotonic()
+    if name not in ("mvtec3d", "eyecandies", "folder"):
+        raise ConfigError(f"dataset {name!r} cannot be prepared; {nearest_name(name, ('mvtec3d', 'eyecandies', 'folder'))}")
+    kind = DATASETS.get(name)
+    reading, config = _split_options(name, kind.options, options)
+    out = Path(out)
+    if root is None and not archives:
+        raise ConfigError("prepare needs the dataset's folder or an archive of it; give root or archives")
+    root = Path(root) if root is not None else out.with_name(out.name + "-raw")
+    _check_apart(root, out)
+    _check_out(out)
+    unpacked = [unpack(archive, root) for archive in archives]
+    if root.is_dir() and (inner := find_root(root)) is not None:
+        root = inner
+        _check_apart(root, out)
+    names = list(categories) if categories is not None else kind.categories(root)
+    splits = {(category, split): _open_split(kind, root, category, split, reading) for category in names for split in SPLITS}
+    if config is not None:
+        for category in names:  # a flat part is refused before hours are spent
+            train = splits[category, "train"]
+            find_plane_points(train[0], config)
+    parameters = {"dataset": name, **reading, **(dataclasses.asdict(config) if config else {})}
+    done = _resume(out, parameters)
+    jobs: dict[str, tuple[Source, Record]] = {}
+    for (category, split), dataset in splits.items():
+        source: Source = (name, str(root), category, split, tuple(reading.items()))
+        jobs |= {f"{category}/{record.id}": (source, record) for record in dataset.records}
+        if split == "train" and dataset.intrinsics is not None:
+            _write_camera(out / category, dataset, config)
+    todo = {key: job for key, job in jobs.items() if not _is_current(out, done.get(key), job[1])}
+    header = {"mm3dad": __version__, "source": str(root.resolve()), "parameters": parameters}
+    files.write_json(out / MANIFEST, {**header, "complete": False, "samples": done})
+    calls = _run(_prepare_one, [(str(out), key, *job, config) for key, job in todo.items()], workers)
+    for key, entry in track(calls, f"prepare {name}", total=len(todo)):
+        done[key] = entry
+    files.write_json(out / MANIFEST, {**header, "complete": True, "samples": {key: done[key] for key in sorted(done)}})
+    for path in (out / JOURNAL).glob("*.json"):
+        path.unlink()
+    if (out / JOURNAL).is_dir():
+        (out / JOURNAL).rmdir()
+    seconds = round(time.monotonic() - start, 1)
+    return {
+        "out": str(out),
+        "samples": len(jobs),
+        "done": len(todo),
+        "resumed": len(jobs) - len(todo),
+        "archives": unpacked,
+        "seconds": seconds,
+    }
+
+
+def _split_options(name: str, own: Sequence[str], options: dict[str, Any]) -> tuple[dict[str, Any], CleanConfig | None]:
+    """Part the options into those of reading and those of cleaning; Eyecandies has its own foreground rules."""
+    fields = [] if name == "eyecandies" else [field.name for field in dataclasses.fields(CleanConfig)]
+    for key in options:
+        if key not in (*own, *fields):
+            raise ConfigError(f"unknown option {key!r} of prepare {name}; {nearest_name(key, (*own, *fields))}")
+    reading = {key: value for key, value in options.items() if key in own}
+    if name == "eyecandies":
+        return {"variant": "m3dm", **reading}, None
+    return reading, CleanConfig(**{key: value for key, value in options.items() if key in fields})
+
+
+def _check_apart(root: Path, out: Path) -> None:
+    inside, outside = root.resolve(), out.resolve()
+    if inside == outside or outside.is_relative_to(inside) or inside.is_relative_to(outside):
+        raise DataError(f"output {out} and input {root} must be apart, one lies in the other; choose a new folder for the output")
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise StorageError(f"expected a folder to write to at {out}, found a file; choose another one")
+    if out.is_dir() and not (out / MANIFEST).is_file() and any(out.iterdir()):
+        raise DataError(f"{out} is not empty and holds no prepared data (no {MANIFEST}); choose a new folder")
+
+
+def _open_split(kind: type[Dataset], root: Path, category: str, split: str, reading: dict[str, Any]) -> Dataset:
+    return kind(root, category, split, strict=split == "train", **reading)
+
+
+def _resume(out: Path, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the finished samples of an earlier call with the same parameters."""
+    if not (out / MANIFEST).is_file():
+        return {}
+    manifest = files.read_json(out / MANIFEST)
+    made = manifest.get("parameters") if isinstance(manifest, dict) else None
+    if not isinstance(made, dict):
+        raise DataError(f"{out} holds a {MANIFEST} of something else; choose a new folder")
+    for key in sorted({*made, *parameters}):
+        if made.get(key) != parameters.get(key):
+            raise DataError(
+                f"{out} was prepared with {key}={made.get(key)}, not {parameters.get(key)}; choose a new folder or use the same value"
+            )
+    done = dict(manifest.get("samples", {}))
+    for path in (out / JOURNAL).glob("*.json"):
+        entry = files.read_json(path)
+        done[entry["id"]] = entry["entry"]
+    return done
+
+
+def _state(path: str) -> list[int]:
+    state = os.stat(path)
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _is_current(out: Path, entry: dict[str, Any] | None, record: Record) -> bool:
+    """Whether a finished sample still belongs to its input, by size and time of the files."""
+    if entry is None or not all((out / path).is_file() for path in entry["outputs"]):
+        return False
+    inputs = entry["inputs"]
+    return {role: found["path"] for role, found in inputs.items()} == dict(record.paths) and all(
+        found["state"] == _state(found["path"]) for found in inputs.values()
+    )
+
+
+def _write_camera(folder: Path, dataset: Dataset, config: CleanConfig | None) -> None:
+    """Write the camera of the padded images: the principal point moves with the padding."""
+    assert dataset.intrinsics is not None
+    height, width = dataset[0].size
+    fx, fy, cx, cy = dataset.intrinsics
+    if config is not None and config.multiple:
+        side = -(-max(height, width) // config.multiple) * config.multiple
+        cx, cy, height, width = cx + (side - width) // 2, cy + (side - height) // 2, side, side
+    camera = {"fx": fx, "fy": fy, "cx": cx, "cy": cy, "width": width, "height": height}
+    files.write_json(folder / "calibration" / "camera_parameters.json", camera)
+
+
+@lru_cache(maxsize=4)
+def _open_source(source: Source) -> Dataset:
+    name, root, category, split, reading = source
+    dataset: Dataset = DATASETS.get(name)(root, category, split, strict=False, **dict(reading))
+    return dataset
+
+
+def _prepare_one(out: str, key: str, source: Source, record: Record, config: CleanConfig | None) -> tuple[str, dict[str, Any]]:
+    """Prepare and write one sample, then its line of the journal."""
+    inputs = {role: {"path": path, "sha256": files.sha256_file(path), "state": _state(path)} for role, path in record.paths.items()}
+    sample = _open_source(source).read(record)
+    measured = 0 if sample.valid is None else int(sample.valid.sum())
+    if config is not None:
+        sample = clean_sample(sample, config)
+    category, _, rest = key.partition("/")
+    folder, stem = Path(category) / Path(rest).parent, Path(rest).name
+    outputs = {
+        str(path): files.sha256_file(Path(out) / path) for path in write_sample(Path(out), folder, stem, sample, "gt" in record.paths)
+    }
+    kept = 0 if sample.valid is None else int(sample.valid.sum())
+    entry = {"inputs": inputs, "outputs": outputs, "points": measured, "kept": kept}
+    files.write_json(Path(out) / JOURNAL / f"{key.replace('/', '__')}.json", {"id": key, "entry": entry})
+    return key, entry
+
+
+def _start_worker() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _run(call: Callable[..., Any], jobs: list[tuple[Any, ...]], workers: int | None) -> Iterator[Any]:
+    """Yield call(*job) for each job, in parallel, in the order they finish; few jobs wait at a time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or cores, len(jobs))
+    if workers <= 1:
+        for job in jobs:
+            yield call(*job)
+        return
+    # spawn: the parent may hold threads of torch and open3d, which a fork would copy in the middle of their work
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
+        queue = iter(jobs)
+        pending: set[Future[Any]] = {pool.submit(call, *job) for job in islice(queue, 2 * workers)}
+        try:
+            while pending:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+                    pending |= {pool.submit(call, *job) for job in islice(queue, 1)}
+        except BrokenProcessPool as error:
+            raise StorageError(
+                "a worker process was stopped, probably for memory; run again with fewer workers, what is finished stays"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

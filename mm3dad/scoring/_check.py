@@ -1,0 +1,23 @@
+"""Checks that the scoring functions share."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mm3dad.errors import DataError, ShapeError
+
+
+def check_values(name: str, values: Tensor, form: str) -> None:
+    """Demand a finite floating tensor of the written form, such as "(H, W)": right rank, nothing empty.
+
+    Raises:
+        ShapeError: another type, dtype or rank, or an empty axis.
+        DataError: NaN or infinite values.
+    """
+    if not isinstance(values, Tensor):
+        raise ShapeError(f"{name} must be a torch tensor {form}, got {type(values).__name__}; use torch.as_tensor(...)")
+    axes = len([axis for axis in form.strip("()").split(",") if axis.strip()])
+    if values.ndim != axes or not values.numel() or not values.is_floating_point():
+        raise ShapeError(f"{name} must be a floating, non-empty {form}, got {tuple(values.shape)} {values.dtype}; reshape or use .float()")
+    if not bool(values.isfinite().all()):
+        raise DataError(f"{name} must be finite, got NaN or infinite values; check the sample they come from")

@@ -1,0 +1,149 @@
+"""From patch scores to pixel maps, and from maps to one image score."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mm3dad.errors import ConfigError, DataError, ShapeError
+from mm3dad.scoring._check import check_values
+
+
+def upsample_map(scores: Tensor, size: tuple[int, int] | int, align_corners: bool = False) -> Tensor:
+    """Resize patch scores to pixels, bilinear.
+
+    Args:
+        scores: (h, w) floating.
+        size: (H, W), or one number for a square.
+        align_corners: False puts cell centres at half pixels, as features are pooled; True is MuSc-V2's form (7.6).
+
+    Returns:
+        (H, W), dtype of `scores`.
+
+    Raises:
+        ShapeError: scores are not (h, w).
+        DataError: NaN or infinite scores.
+        ConfigError: a size below 1.
+    """
+    check_values("scores", scores, "(h, w)")
+    size = _check_size(size)
+    return functional.interpolate(scores[None, None], size=size, mode="bilinear", align_corners=align_corners)[0, 0]
+
+
+def smooth_map(scores: Tensor, sigma: float = 4.0) -> Tensor:
+    """Blur a map with a Gaussian cut at 4 sigma; at the border the map is mirrored, so a constant map stays constant.
+
+    Same as scipy.ndimage.gaussian_filter with its defaults. Pixels without a measurement should be filled before.
+
+    Args:
+        scores: (H, W) floating.
+        sigma: standard deviation in pixels; 0 returns a copy.
+
+    Raises:
+        ShapeError: scores are not (H, W).
+        DataError: NaN or infinite scores.
+        ConfigError: sigma is negative or not a number.
+    """
+    check_values("map", scores, "(H, W)")
+    if not 0 <= sigma < math.inf:
+        raise ConfigError(f"sigma must be a finite number of pixels >= 0, got {sigma}; 4 is usual at 224 x 224")
+    radius = int(4 * sigma + 0.5)
+    if not radius:
+        return scores.clone()
+    offset = torch.arange(-radius, radius + 1, dtype=scores.dtype, device=scores.device)
+    kernel = torch.exp(-0.5 * (offset / sigma) ** 2)
+    kernel = (kernel / kernel.sum())[None, None]
+    for _ in range(2):
+        scores = functional.conv1d(_mirror(scores, radius)[:, None], kernel)[:, 0].T
+    return scores.contiguous()
+
+
+def _mirror(rows: Tensor, radius: int) -> Tensor:
+    """Continue each row by its mirror image, edge value repeated (c b a | a b c | c b a), however short the row is."""
+    length = rows.shape[1]
+    index = torch.arange(-radius, length + radius, device=rows.device) % (2 * length)
+    return rows[:, torch.minimum(index, 2 * length - 1 - index)]
+
+
+def blur_8bit(scores: Tensor, radius: int = 4) -> Tensor:
+    """Blur as BTF, M3DM and MuSc-V2 publish it: divide by the maximum, cut to 8 bits, Pillow's GaussianBlur, scale back.
+
+    Kept for comparison with their numbers only: 256 levels make ties. `smooth_map` is the clean form.
+
+    Args:
+        scores: (H, W) floating, >= 0.
+        radius: Pillow's radius, in pixels.
+
+    Returns:
+        (H, W), dtype and device of `scores`; an all-zero map stays zero (the published code divides by zero).
+
+    Raises:
+        ShapeError: scores are not (H, W).
+        DataError: NaN, infinite or negative scores.
+    """
+    from PIL import Image, ImageFilter
+
+    check_values("map", scores, "(H, W)")
+    if float(scores.min()) < 0:
+        raise DataError(f"map must be >= 0 to be cut to 8 bits, got {float(scores.min()):.3g}; use smooth_map")
+    peak = scores.max()
+    if float(peak) == 0:
+        return scores.clone()
+    bytes_ = (scores / peak * 255).to(torch.uint8).cpu().numpy()
+    blurred = np.array(Image.fromarray(bytes_).filter(ImageFilter.GaussianBlur(radius)))
+    return torch.from_numpy(blurred).to(scores) / 255 * peak
+
+
+def points_to_map(values: Tensor, pixel_index: Tensor, size: tuple[int, int] | int) -> Tensor:
+    """Put one score per point at the point's pixel; 0 elsewhere, and the highest score where points share a pixel.
+
+    Args:
+        values: (N,) floating, >= 0.
+        pixel_index: (N,) int64, row * W + column.
+        size: (H, W), or one number for a square.
+
+    Returns:
+        (H, W), dtype of `values`.
+
+    Raises:
+        ShapeError: values and pixel_index differ in length, or an index lies outside the map.
+        DataError: NaN or infinite values.
+        ConfigError: a size below 1.
+    """
+    height, width = _check_size(size)
+    if values.numel():
+        check_values("values", values, "(N,)")
+    if values.shape != pixel_index.shape or pixel_index.dtype != torch.int64:
+        raise ShapeError(f"pixel_index must be int64 {tuple(values.shape)} like values, got {pixel_index.dtype} {tuple(pixel_index.shape)}")
+    if pixel_index.numel() and (int(pixel_index.min()) < 0 or int(pixel_index.max()) >= height * width):
+        raise ShapeError(f"pixel_index must lie in 0 .. {height * width - 1}, got {int(pixel_index.min())} .. {int(pixel_index.max())}")
+    return values.new_zeros(height * width).scatter_reduce(0, pixel_index, values, "amax").view(height, width)
+
+
+def top_fraction_score(scores: Tensor, fraction: float) -> float:
+    """One score of a map: the mean of its highest max(1, int(fraction * n)) values, steadier than the maximum alone.
+
+    Args:
+        scores: (H, W) floating.
+        fraction: in [0, 1]; 0 gives the maximum.
+
+    Raises:
+        ShapeError: scores are not (H, W).
+        DataError: NaN or infinite scores.
+        ConfigError: fraction is out of range.
+    """
+    check_values("map", scores, "(H, W)")
+    if not 0 <= fraction <= 1:
+        raise ConfigError(f"fraction must lie in [0, 1], got {fraction}; 0.01 takes the top percent, 0 the maximum")
+    return float(scores.flatten().topk(max(1, int(fraction * scores.numel()))).values.mean())
+
+
+def _check_size(size: tuple[int, int] | int) -> tuple[int, int]:
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or min(pair) < 1:
+        raise ConfigError(f"size must be (H, W) or one number, all at least 1, got {size}")
+    return int(pair[0]), int(pair[1])

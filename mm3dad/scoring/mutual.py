@@ -1,0 +1,94 @@
+"""Mutual scoring: every sample of an unlabelled set is judged by the others (MuSc, MuSc-V2, sheet 7.4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mm3dad.errors import ConfigError, DataError
+from mm3dad.scoring._check import check_values
+
+# Entries of one patch x patches product, about 64 MB in float32.
+BLOCK = 2**24
+
+
+def mutual_scores(features: Tensor, fraction: float = 0.3) -> Tensor:
+    """Score each patch by its mean distance to the samples that have the most similar patches.
+
+    A normal patch finds its like in most other samples, a defect in few: for each other sample the distance to its
+    nearest patch is taken, and the smallest max(1, int(fraction * (N - 1))) of them are averaged.
+
+    Args:
+        features: (N, P, C) floating, N >= 2 unlabelled samples.
+        fraction: share of the other samples that is averaged.
+
+    Returns:
+        (N, P), dtype of `features`.
+
+    Raises:
+        ShapeError: features are not (N, P, C).
+        DataError: NaN, or fewer than 2 samples.
+        ConfigError: fraction is out of range.
+    """
+    distances = mutual_distances(features)
+    return torch.stack([interval_mean(distances[i], fraction) for i in range(len(features))])
+
+
+def mutual_distances(features: Tensor) -> Tensor:
+    """Distance of each patch of each sample to the nearest patch of every other sample.
+
+    Each pair of samples is multiplied once and read in both directions. The product only chooses the nearest patch;
+    its distance is then taken from the difference, since |a|^2 + |b|^2 - 2ab loses the digits of small distances.
+
+    Args:
+        features: (N, P, C) floating, N >= 2.
+
+    Returns:
+        (N, P, N - 1): the last axis runs over the other samples in order. N * P * (N - 1) numbers are held.
+
+    Raises:
+        ShapeError: features are not (N, P, C).
+        DataError: NaN, or fewer than 2 samples.
+    """
+    check_values("features", features, "(N, P, C)")
+    N, P, C = features.shape
+    if N < 2:
+        raise DataError(
+            "mutual scoring is transductive: it needs at least 2 samples to judge one by the others, got 1; predict a whole set"
+        )
+    centred = features - features.reshape(-1, C).mean(0)
+    squares = centred.square().sum(2)
+    distances = features.new_empty((N, P, N - 1))
+    step = max(1, BLOCK // (P * P))
+    for i in range(N - 1):
+        for first in range(i + 1, N, step):
+            others = slice(first, min(first + step, N))
+            product = torch.einsum("pc,kqc->kpq", centred[i], centred[others]) * -2
+            forward = (product + squares[others][:, None, :]).argmin(2)
+            backward = (product + squares[i][None, :, None]).argmin(1)
+            found = centred[others].gather(1, forward[:, :, None].expand(-1, -1, C))
+            distances[i, :, first - 1 : others.stop - 1] = (centred[i] - found).norm(dim=2).T
+            distances[others, :, i] = (centred[others] - centred[i][backward]).norm(dim=2)
+    return distances
+
+
+def interval_mean(distances: Tensor, fraction: float = 0.3) -> Tensor:
+    """Mean of the smallest max(1, int(fraction * K)) entries of each row (the interval average of 7.4).
+
+    Args:
+        distances: (P, K), K >= 1 other samples.
+        fraction: in [0, 1]; 0 gives the minimum, 1 the mean.
+
+    Returns:
+        (P,).
+
+    Raises:
+        ShapeError: not (P, K).
+        DataError: NaN.
+        ConfigError: fraction is out of range.
+    """
+    check_values("distances", distances, "(P, K)")
+    if not 0 <= fraction <= 1:
+        raise ConfigError(f"fraction must lie in [0, 1], got {fraction}; 0.3 is the published share")
+    count = max(1, int(fraction * distances.shape[1]))
+    return distances.topk(count, dim=1, largest=False).values.mean(1)

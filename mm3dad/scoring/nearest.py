@@ -1,0 +1,115 @@
+"""Scores by distance to the nearest row of a bank of normal patches."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mm3dad.errors import ConfigError, DataError, ShapeError
+from mm3dad.ops import nearest_neighbors
+from mm3dad.scoring._check import check_values
+
+
+def nearest_scores(patches: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+    """Score each patch by its Euclidean distance to the nearest bank row; exact, computed in blocks.
+
+    Args:
+        patches: (P, C) floating, finite.
+        bank: (M, C) floating, finite, M >= 1.
+
+    Returns:
+        distance (P,), index (P,) int64 into `bank`.
+
+    Raises:
+        ShapeError: not two finite (., C) tensors of one width and device.
+    """
+    distance, index = nearest_neighbors(patches, bank, 1)
+    return distance[:, 0], index[:, 0]
+
+
+def reweight_score(
+    patches: Tensor,
+    distance: Tensor,
+    index: Tensor,
+    bank: Tensor,
+    neighbors: int = 3,
+    divisor: float = 1.0,
+    epsilon: float = 0.0,
+) -> float:
+    """Image score of PatchCore-like methods: the largest patch distance, raised when its bank row is itself lonely.
+
+    With s the largest distance / divisor, m its patch and m* its bank row: score = w * s and
+    w = 1 - exp(s / sqrt C) / (epsilon + sum_j exp(|m - b_j| / divisor / sqrt C)) over the `neighbors` bank rows b_j
+    nearest to m*, the first of which (m* itself) is left out. Exponents are shifted by their maximum, so large
+    distances do not overflow. With no neighbour left (one bank row) w is 1.
+
+    BTF takes divisor 1; M3DM's two banks divide by 1000; its RGB-only class adds epsilon 1e-5 (sheet 3 and 4.4).
+
+    Args:
+        patches: (P, C) floating.
+        distance: (P,) from `nearest_scores`.
+        index: (P,) from `nearest_scores`.
+        bank: (M, C) floating.
+        neighbors: rows looked at, m* included; more than M means all.
+        divisor: unit of the distances inside the score.
+        epsilon: added to the denominator.
+
+    Raises:
+        ShapeError: shapes do not fit together.
+        DataError: NaN or infinite distances.
+        ConfigError: neighbors below 1, divisor not above 0, or epsilon negative.
+    """
+    if neighbors < 1 or not divisor > 0 or not epsilon >= 0:
+        raise ConfigError(f"neighbors >= 1, divisor > 0 and epsilon >= 0 are needed, got {neighbors}, {divisor}, {epsilon}")
+    check_values("distance", distance, "(P,)")
+    if len(patches) != len(distance) or index.shape != distance.shape or patches.shape[1:] != bank.shape[1:]:
+        raise ShapeError(
+            "patches (P, C), distance (P,), index (P,) and bank (M, C) must fit together, got "
+            f"{tuple(patches.shape)}, {tuple(distance.shape)}, {tuple(index.shape)} and {tuple(bank.shape)}"
+        )
+    worst = int(distance.argmax())
+    score = float(distance[worst]) / divisor
+    near = nearest_neighbors(bank[index[worst]][None], bank, min(neighbors, len(bank)))[1][0, 1:]
+    if not len(near):
+        return score
+    root = math.sqrt(bank.shape[1])
+    away = (patches[worst].double() - bank[near].double()).norm(dim=1) / divisor / root
+    own = score / root
+    shift = max(own, float(away.max()))
+    weight = 1 - math.exp(own - shift) / (epsilon * math.exp(-shift) + float(torch.exp(away - shift).sum()))
+    return weight * score
+
+
+def shared_normalisation(bank_xyz: Tensor, bank_rgb: Tensor) -> tuple[float, float, float, float]:
+    """Scalars that M3DM subtracts from and divides by: for both modalities the mean of xyz and the deviation of RGB.
+
+    It looks like a slip, but its author keeps it (M3DM issue 18); `own_normalisation` is the corrected form.
+
+    Args:
+        bank_xyz: (M, C) raw point bank.
+        bank_rgb: (M', C') raw image bank.
+
+    Returns:
+        (xyz mean, xyz deviation, rgb mean, rgb deviation), deviations with n - 1.
+
+    Raises:
+        ShapeError: a bank is not a floating, non-empty (M, C).
+        DataError: NaN or infinite values, or a bank without any spread.
+    """
+    (mean, _), (_, deviation) = _statistics("bank_xyz", bank_xyz), _statistics("bank_rgb", bank_rgb)
+    return mean, deviation, mean, deviation
+
+
+def own_normalisation(bank_xyz: Tensor, bank_rgb: Tensor) -> tuple[float, float, float, float]:
+    """Return M3DM's scalars as one would expect them: each bank's own mean and deviation. Arguments as `shared_normalisation`."""
+    return (*_statistics("bank_xyz", bank_xyz), *_statistics("bank_rgb", bank_rgb))
+
+
+def _statistics(name: str, bank: Tensor) -> tuple[float, float]:
+    check_values(name, bank, "(M, C)")
+    mean, deviation = float(bank.double().mean()), float(bank.double().std()) if bank.numel() > 1 else 0.0
+    if deviation == 0:
+        raise DataError(f"{name} must hold different values to be normalised, got {bank.numel()} equal ones; check the extractor")
+    return mean, deviation

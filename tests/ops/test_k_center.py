@@ -1,0 +1,95 @@
+"""Greedy k-centre: the fast forms against the plain algorithm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mm3dad.errors import ConfigError, ShapeError
+from mm3dad.ops import k_center
+from mm3dad.ops.k_center import pick_centers, pick_centers_plain
+
+
+def greedy_reference(rows, count, start):
+    """Textbook greedy choice: one row at a time, against all chosen rows."""
+    rows = rows.double().numpy()
+    chosen = [start]
+    while len(chosen) < count:
+        nearest = [min(((row - rows[c]) ** 2).sum() for c in chosen) for row in rows]
+        left = [index for index in range(len(rows)) if index not in chosen]
+        chosen.append(max(left, key=lambda index: (nearest[index], -index)))
+    return chosen
+
+
+@given(st.integers(0, 10**6), st.integers(1, 14), st.integers(1, 25), st.booleans())
+def test_equals_the_textbook(seed, width, number, lattice):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.rand(number, width, generator=generator)
+    # A coarse lattice is all ties and duplicates.
+    rows = (rows * 3).round() if lattice else rows
+    count, start = seed % number + 1, seed % 7 % number
+    expected = greedy_reference(rows, count, start)
+    assert pick_centers(rows, count, start).tolist() == expected
+    assert pick_centers_plain(rows, count, start).tolist() == expected
+
+
+@pytest.mark.parametrize("width", [2, 3, 4, 20])
+@pytest.mark.parametrize("kind", ["noise", "clusters", "lattice", "offset"])
+def test_fast_forms_equal_the_plain_one(width, kind, monkeypatch):
+    monkeypatch.setattr(k_center, "BLOCK", 32)  # many rounds from few rows
+    rows = torch.randn(900, width, generator=torch.Generator().manual_seed(width))
+    if kind == "clusters":
+        rows = rows * 0.01 + rows[:9].repeat(100, 1)
+    if kind == "lattice":
+        rows = rows.round()
+    if kind == "offset":
+        rows = (rows * 0.01 + 1000).float()
+    assert torch.equal(pick_centers(rows, 700, 3), pick_centers_plain(rows, 700, 3))
+
+
+def test_dtype_and_layout_do_not_matter():
+    rows = torch.randn(300, 12, generator=torch.Generator().manual_seed(0))
+    expected = pick_centers(rows, 100)
+    assert torch.equal(pick_centers(rows.double(), 100), expected)
+    assert torch.equal(pick_centers(rows.T.contiguous().T, 100), expected)
+    assert torch.equal(pick_centers(rows.clone().requires_grad_(), 100), expected)
+
+
+@pytest.mark.parametrize("width", [3, 16])
+def test_duplicates_come_last_in_order(width):
+    rows = torch.zeros(6, width)
+    rows[4] = 1
+    assert pick_centers(rows, 6, 2).tolist() == [2, 4, 0, 1, 3, 5]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [3, 24])
+def test_same_on_the_gpu(width):
+    rows = torch.randn(3000, width, generator=torch.Generator().manual_seed(1)).round(decimals=1)
+    assert torch.equal(pick_centers(rows.cuda(), 500).cpu(), pick_centers(rows, 500))
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "text"),
+    [
+        (np.zeros((4, 3)), ShapeError, "rows must be a torch tensor.*ndarray"),
+        (torch.zeros(4), ShapeError, r"rows must be \(N, D\), got \(4,\)"),
+        (torch.zeros(4, 0), ShapeError, r"got \(4, 0\)"),
+        (torch.zeros(0, 3), ShapeError, "at least 1 rows, got 0"),
+        (torch.zeros(4, 3, dtype=torch.int64), ShapeError, "floating point, got torch.int64"),
+        (torch.full((4, 3), torch.nan), ShapeError, "finite"),
+        (torch.full((4, 3), torch.inf), ShapeError, "finite"),
+    ],
+)
+def test_bad_rows(rows, error, text):
+    with pytest.raises(error, match=text):
+        pick_centers(rows, 1)
+
+
+@pytest.mark.parametrize(("count", "start"), [(0, 0), (5, 0), (2, 4), (2, -1), (1.5, 0), (True, 0)])
+def test_bad_numbers(count, start):
+    with pytest.raises(ConfigError, match="must be"):
+        pick_centers(torch.zeros(4, 3), count, start)
