@@ -1,1 +1,68 @@
-"""Exact nearest rows: the torch search every bank uses, and faiss for those who prefer it."""
+"""Exact search for the nearest bank rows, with torch or faiss: the same rows and distances either way."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mm3dad.errors import MissingPackageError
+from mm3dad.ops import nearest_neighbors
+
+ROW_BLOCK = 8192
+
+
+def nearest_in_sample(queries: Tensor, rows: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Find the one nearest row of each query.
+
+    A product proposes the row, whose distance is then taken directly: |a|^2 + |b|^2 - 2ab alone loses the digits of small distances.
+
+    Args:
+        queries: (P, C) float32.
+        rows: (M, C) float32, M >= 1.
+        allowed: (P, M) bool, False where a row is out of reach (a window); None allows all.
+    Returns:
+        distances (P,) float32, infinite where nothing is allowed; indices (P,) int64.
+    """
+    best = queries.new_full((len(queries),), torch.inf)
+    index = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    for first in range(0, len(rows), ROW_BLOCK):
+        block = rows[first : first + ROW_BLOCK]
+        product = torch.addmm(block.square().sum(1), queries, block.T, alpha=-2)
+        if allowed is not None:
+            product.masked_fill_(~allowed[:, first : first + ROW_BLOCK], torch.inf)
+        value, where = product.min(1)
+        better = value < best
+        best, index = torch.where(better, value, best), torch.where(better, where + first, index)
+    distances = (queries - rows[index]).square().sum(1).sqrt()
+    return distances.masked_fill(best.isinf(), torch.inf), index
+
+
+def nearest_rows(queries: Tensor, rows: Tensor, k: int, backend: str = "torch") -> tuple[Tensor, Tensor]:
+    """Find the k nearest rows of each query, exact, nearest first.
+
+    Args:
+        queries: (P, C) float32.
+        rows: (M, C) float32.
+        k: 1 to M.
+        backend: "torch", or "faiss" (a flat index; it only proposes, distances are taken as torch takes them).
+    Returns:
+        distances (P, k) float32, indices (P, k) int64.
+    Raises:
+        MissingPackageError: faiss is asked for and not installed.
+    """
+    if backend == "torch":
+        return nearest_neighbors(queries, rows, k)
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingPackageError("search=faiss needs faiss; install it with: pip install faiss-cpu, or use search=torch") from error
+    # Centred rows keep the digits that faiss's product form would lose far from the origin; spare candidates settle its near ties.
+    center = rows.mean(0)
+    index = faiss.IndexFlatL2(rows.shape[1])
+    index.add((rows - center).contiguous().cpu().numpy())
+    spare = min(len(rows), k + 16)
+    _, found = index.search((queries - center).contiguous().cpu().numpy(), spare)
+    candidates = torch.from_numpy(found).to(queries.device).sort(1).values
+    exact = torch.stack([(queries - rows[column]).square().sum(1).sqrt() for column in candidates.unbind(1)], dim=1)
+    distances, order = exact.sort(1, stable=True)
+    return distances[:, :k].contiguous(), candidates.gather(1, order)[:, :k].contiguous()

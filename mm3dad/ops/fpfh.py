@@ -16,6 +16,8 @@ from mm3dad.ops.normals import fit_normals
 BINS = 11
 # Points treated together: 128 x 99 float64 pairs take 0.1 MB, so the dozen arrays of a step stay in cache.
 POINT_BLOCK = 128
+# Cosines closer than this count as equal.
+TIE = 1e-10
 
 
 def fpfh(points: Tensor, normals: Tensor | None = None, normal_neighbors: int = 30, neighbors: int = 100) -> Tensor:
@@ -73,7 +75,8 @@ def _histogram(point: Tensor, other: Tensor) -> Tensor:
     across = (y * c - z * b, z * a - x * c, x * b - y * a)
     across_other = (y * r - z * q, z * p - x * r, x * q - y * p)
     # The frame stands on the end whose normal is closer to the connecting line; exchanging the ends keeps the triple product.
-    swapped = cosine_point.abs() < cosine_other.abs()
+    # Two points of one neighbourhood have one normal up to rounding: then the ends stay, lest rounding decide.
+    swapped = cosine_point.abs() < cosine_other.abs() - TIE
     squared = torch.where(swapped, _square(across_other), _square(across))
     inverse = squared.clamp_min(torch.finfo(squared.dtype).tiny).rsqrt()
     aligned = a * p + b * q + c * r

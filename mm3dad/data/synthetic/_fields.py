@@ -8,7 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-Map = NDArray[np.float32]
+Map = NDArray[np.floating]
+Rng = np.random.Generator
+Feature = tuple[float, float, float, float]  # x, y, radius, height of a raised shape, mm
 
 
 def make_grid(n: int, extent: float) -> tuple[Map, Map]:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mm3dad.data.synthetic._fields import Map, dome, make_grid, ramp, smooth_noise
-from mm3dad.data.synthetic.parts import Part, Rng
+from mm3dad.data.synthetic._fields import Map, Rng, dome, make_grid, ramp, smooth_noise
+from mm3dad.data.synthetic.parts import Part
 
 # For each kind the senses that are meant to see it, cycled over the index: of 28 defects (7 kinds x 4),
 # 12 are for both, 8 for the colour camera alone and 8 for the depth sensor alone.
@@ -146,7 +146,7 @@ def add_defect(rng: Rng, part: Part, kind: str, variant: str) -> Part:
             height = height + lump * spot * (rng.uniform(2.6, 3.8) + 0.6 * smooth_noise(rng, n, int(part.extent / 2)))
     elif kind == "stain":
         spot = ramp((1 - _blob(rng, part, x, y, size * 1.1, 0.15)) / 0.45 + 0.3) * cover
-        albedo = _tint(albedo, spot * rng.uniform(0.65, 0.85), color)
+        albedo = _tint(albedo, spot * rng.uniform(0.75, 0.9), color)
     else:
         broken = bool(part.features) and rng.random() < 0.5
         height = _break_feature(rng, part) if broken else _bend(rng, part, x, y, ux, uy)

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mm3dad.data.synthetic._fields import Map, crop, dome, make_grid, ramp, smooth_noise
-
-Rng = np.random.Generator
+from mm3dad.data.synthetic._fields import Feature, Map, Rng, crop, dome, make_grid, ramp, smooth_noise
+from mm3dad.data.synthetic._shapes import add_features, box_inside, paint, ring_of
 
 
 @dataclass
@@ -34,30 +33,8 @@ class Part:
     albedo: Map
     gloss: Map
     surface: NDArray[np.bool_]
-    features: list[tuple[float, float, float, float]] = field(default_factory=list)
+    features: list[Feature] = field(default_factory=list)
     turn: float = 180.0
-
-
-def paint(rng: Rng, n: int, color: tuple[float, float, float], tone: float, mottle: float = 0.035, speckle: float = 0.025) -> Map:
-    """Return (n, n, 3) albedo: a colour whose brightness follows `tone` in [0, 1], with mottling and speckle."""
-    shade = 1 + mottle * smooth_noise(rng, n, 9) + speckle * smooth_noise(rng, n, 130)
-    base = np.asarray(color, np.float32) * (0.86 + 0.28 * tone) * (1 + 0.02 * rng.standard_normal(3)).astype(np.float32)
-    return shade[..., None] * base
-
-
-def add_features(height: Map, extent: float, features: list[tuple[float, float, float, float]]) -> None:
-    """Add smooth bosses (x, y, radius, height) to a height map in place."""
-    for cx, cy, radius, top in features:
-        window, dx, dy = crop(len(height), extent, cx, cy, radius)
-        height[window] += top * ramp((1 - np.hypot(dx, dy) / radius) / 0.6)
-
-
-def ring_of(rng: Rng, count: int, distance: float, radius: float, height: float, turn: float = 0.0) -> list[tuple[float, float, float, float]]:
-    """Return `count` features evenly on a circle, with small tolerances of place and height."""
-    angle = turn + np.arange(count) * 2 * np.pi / count + 0.03 * rng.standard_normal(count)
-    place = distance + 0.5 * rng.standard_normal(count)
-    tops = height * (1 + 0.06 * rng.standard_normal(count))
-    return [(float(d * np.cos(a)), float(d * np.sin(a)), radius, float(t)) for a, d, t in zip(angle, place, tops, strict=True)]
 
 
 def make_gasket(rng: Rng, n: int, tone: float, scale: float) -> Part:
@@ -102,7 +79,7 @@ def make_cookie(rng: Rng, n: int, tone: float, scale: float) -> Part:
     radius = np.hypot(x * (1 + rng.normal(0, 0.02)), y) / scale + 1.1 * smooth_noise(rng, n, 9)
     cover = ramp((47 - radius) / 1.0 + 0.5)
     rise = np.sqrt(np.clip(1 - (radius / 48.5) ** 4, 0, 1))
-    height = cover * np.maximum(1.0, 11 * rise + 0.45 * smooth_noise(rng, n, 16) + 0.16 * smooth_noise(rng, n, 45))
+    height = cover * np.maximum(1.0, 11 * rise + 0.3 * smooth_noise(rng, n, 16) + 0.16 * smooth_noise(rng, n, 45))
     albedo = paint(rng, n, (0.74, 0.55, 0.34), tone, 0.05, 0.045)
     albedo *= (1 - 0.35 * ramp((radius - 34) / 14))[..., None] ** np.asarray([0.7, 1.0, 1.3], np.float32)
     for _ in range(rng.integers(11, 17)):
@@ -210,32 +187,26 @@ def make_textured_sheet(rng: Rng, n: int, tone: float, scale: float) -> Part:
     return Part(110, height, cover, albedo.astype(np.float32), np.full((n, n), 0.06, np.float32), surface, features, 10.0)
 
 
-def _box(x: Map, y: Map, cx: float, cy: float, width: float, depth: float, corner: float = 1.5) -> Map:
-    dx, dy = np.abs(x - cx) - width / 2 + corner, np.abs(y - cy) - depth / 2 + corner
-    outside = np.hypot(np.maximum(dx, 0), np.maximum(dy, 0)) + np.minimum(np.maximum(dx, dy), 0)
-    return corner - outside
-
-
 def make_assembled_part(rng: Rng, n: int, tone: float, scale: float) -> Part:
     """A housing on a base plate: four screws, a motor block with a printed label, a dark connector, pins."""
     x, y = make_grid(n, 80)
     x, y = x / scale, y / scale
-    plate = _box(x, y, 0, 0, 110, 80, 8)
+    plate = box_inside(x, y, 0, 0, 110, 80, 8)
     cover = ramp(plate / 0.8 + 0.5)
     height = cover * (7 + rng.normal(0, 0.2) + 0.15 * smooth_noise(rng, n, 3))
     albedo = paint(rng, n, (0.55, 0.60, 0.52), tone, 0.025, 0.02)
     gloss = np.full((n, n), 0.15, np.float32)
     jx, jy = rng.normal(0, 0.8, 2)
-    block = ramp(_box(x, y, -14 + jx, 8 + jy, 52, 34, 4) / 1.2 + 0.5)
+    block = ramp(box_inside(x, y, -14 + jx, 8 + jy, 52, 34, 4) / 1.2 + 0.5)
     height += block * (14 + rng.normal(0, 0.4))
     albedo += block[..., None] * (paint(rng, n, (0.62, 0.64, 0.68), tone, 0.02, 0.02) - albedo)
-    plug = ramp(_box(x, y, 34, 12 + rng.normal(0, 0.6), 18, 26) / 1.0 + 0.5)
+    plug = ramp(box_inside(x, y, 34, 12 + rng.normal(0, 0.6), 18, 26) / 1.0 + 0.5)
     height += plug * 9
     albedo += plug[..., None] * (np.asarray([0.22, 0.22, 0.24], np.float32) - albedo)
     lx, ly = -24 + jx + rng.normal(0, 0.6), 8 + jy + rng.normal(0, 0.6)
-    label = ramp(_box(x, y, lx, ly, 24, 18, 0.6) / 0.5 + 0.5)
+    label = ramp(box_inside(x, y, lx, ly, 24, 18, 0.6) / 0.5 + 0.5)
     lines = (np.sin((y - ly) * 1.9) > 0.35) * (np.sin((x - lx) * 2.6 + 2 * np.sin((y - ly) * 0.9)) > -0.55)
-    ink = np.float32(0.85) - 0.55 * lines * ramp(_box(x, y, lx, ly, 21, 15, 0.6) / 0.5 + 0.5)
+    ink = np.float32(0.85) - 0.55 * lines * ramp(box_inside(x, y, lx, ly, 21, 15, 0.6) / 0.5 + 0.5)
     albedo += label[..., None] * (ink[..., None] - albedo)
     for sx, sy in ((-48, -33), (48, -33), (-48, 33), (48, 33)):
         distance = np.hypot(x - sx, y - sy)
@@ -247,7 +218,7 @@ def make_assembled_part(rng: Rng, n: int, tone: float, scale: float) -> Part:
         gloss = np.maximum(gloss, 0.5 * head)
     features = [(float(px * scale), float(-22 * scale), 4.6, float(3.2 + rng.normal(0, 0.12))) for px in (-28, -12, 4, 20)]
     add_features(height, 80, features)
-    surface = (plate > 7) & (np.abs(_box(x, y, -14, 8, 52, 34, 4)) > 4) & (np.abs(_box(x, y, 34, 12, 18, 26)) > 4)
+    surface = (plate > 7) & (np.abs(box_inside(x, y, -14, 8, 52, 34, 4)) > 4) & (np.abs(box_inside(x, y, 34, 12, 18, 26)) > 4)
     return Part(80, height.astype(np.float32), cover, albedo.astype(np.float32), gloss, surface, features, 10.0)
 
 

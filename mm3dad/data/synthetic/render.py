@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mm3dad.data.synthetic._fields import Map, smooth_noise
-from mm3dad.data.synthetic.parts import Part, Rng
+from mm3dad.data.synthetic._fields import Map, Rng, smooth_noise
+from mm3dad.data.synthetic.parts import Part
 
 FOCAL = 2.5  # focal length / image side: at 0.5 m the picture is 0.2 m wide
 BASELINE = 100.0  # camera to projector along the rows, mm
@@ -169,12 +169,12 @@ def render(part: Part, pose: Pose, light: Light, table: Map, size: int) -> View:
     stack[..., :3] = part.albedo * part.cover[..., None]
     for channel, values in enumerate((part.cover, part.gloss, slope_s, slope_t, _shade_pits(part.height), part.height), 3):
         stack[..., channel] = values
-    found = np.zeros((9, size * size), np.float32)
-    found[7] = 1
-    found[:, near] = _sample(stack, u + du * height, v + dv * height)
+    flat = np.zeros((9, size * size), np.float32)
+    flat[7] = 1
+    flat[:, near] = _sample(stack, u + du * height, v + dv * height)
     # On a wall the march knows the height better than the map does; elsewhere the map is exact.
-    found[8, near] = np.where(np.abs(found[8, near] - height) < 1.0, found[8, near], height)
-    found = found.reshape(9, size, size)
+    flat[8, near] = np.where(np.abs(flat[8, near] - height) < 1.0, flat[8, near], height)
+    found = flat.reshape(9, size, size)
     alpha, gloss, slope_s, slope_t, open_sky, height = found[3:]
     depth = (height + origin[2]) / local[2]
 
@@ -209,5 +209,6 @@ def _find_lit(depth: Map, focal: float) -> NDArray[np.bool_]:
 
 def draw_table(rng: Rng, even: dict[str, float], size: int) -> Map:
     """Draw the matt table as the camera sees it: (size, size, 3) albedo."""
-    color = np.asarray((0.17, 0.18, 0.20), np.float32) * (0.75 + 0.5 * even["table"]) * (1 + 0.03 * rng.standard_normal(3)).astype(np.float32)
+    hue = (1 + 0.03 * rng.standard_normal(3)).astype(np.float32)
+    color = np.asarray((0.17, 0.18, 0.20), np.float32) * (0.75 + 0.5 * even["table"]) * hue
     return (1 + 0.05 * smooth_noise(rng, size, 5) + 0.03 * smooth_noise(rng, size, 130))[..., None] * color

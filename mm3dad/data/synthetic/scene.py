@@ -106,9 +106,7 @@ def measure(clean: View, view: View, mask: NDArray[np.bool_]) -> dict[str, Any]:
         return {"rgb_contrast": 0.0, "xyz_contrast": 0.0, "visible": {"rgb": False, "xyz": False}, "severity": 0.0}
     rows, columns = np.nonzero(mask)
     margin = size // 25
-    window = np.s_[
-        max(0, rows.min() - margin) : rows.max() + margin + 1, max(0, columns.min() - margin) : columns.max() + margin + 1
-    ]
+    window = np.s_[max(0, rows.min() - margin) : rows.max() + margin + 1, max(0, columns.min() - margin) : columns.max() + margin + 1]
     near, weight = clean.rgb[window], clean.on_part[window].astype(np.float32)[..., None]
     reach = (2 * margin + 1, 2 * margin + 1, 1)
     local = uniform_filter(near * weight, reach) / np.maximum(uniform_filter(weight, reach), 1e-3)

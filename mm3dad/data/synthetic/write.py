@@ -111,7 +111,11 @@ def _check(
 
 
 def _list_jobs(category: str, sizes: Mapping[str, int]) -> list[_Job]:
-    jobs = [(category, split, "good", i) for split, name in (("train", "train"), ("validation", "validation"), ("test", "good")) for i in range(sizes[name])]
+    jobs = [
+        (category, split, "good", i)
+        for split, name in (("train", "train"), ("validation", "validation"), ("test", "good"))
+        for i in range(sizes[name])
+    ]
     return jobs + [(category, "test", defect, i) for defect in DEFECTS for i in range(sizes["defect"])]
 
 
@@ -186,7 +190,6 @@ def _run(out: Path, jobs: list[_Job], seed: int, size: int, workers: int | None)
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield future.result()
-                    if (job := next(queue, None)) is not None:
-                        pending.add(pool.submit(_write_sample, out, job, seed, size))
+                    pending |= {pool.submit(_write_sample, out, job, seed, size) for job in islice(queue, 1)}
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,168 @@
+"""The two branches of `duet`: a sample goes in, patch features with their places come out, scores go back to pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from mm3dad.errors import DataError
+from mm3dad.features.aggregate import aggregate_map, aggregate_surface
+from mm3dad.features.points import PointGroups, describe_groups, encode_groups, group_points, spread_to_points, thin_points
+from mm3dad.features.rgb import RGBExtractor, resize_image, stack_layers
+from mm3dad.features.weights import TABLE, cache_folder, describe
+from mm3dad.types import Sample
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The patch features of one modality of one sample.
+
+    Args:
+        features: (P, C) float32.
+        place: (P, 2) int64, row and column of each patch on the sample's `grid`.
+        grid: (h, w) patches of the image.
+        groups: the point groups behind the features (point branch only).
+    """
+
+    features: Tensor
+    place: Tensor
+    grid: tuple[int, int]
+    groups: PointGroups | None = None
+
+
+class RGBBranch:
+    """Layers of a timm backbone on one grid, smoothed by similarity-weighted aggregation (MuSc-V2; multimodal sheet, 7.3).
+
+    Args:
+        image_size: side of the square with as many pixels as the network's input.
+        aggregate: replace each patch by the similarity-weighted mean of its neighbourhood.
+        tone: exponent applied to RGB in [0, 1] before the network; 1 leaves the image as it is.
+    """
+
+    def __init__(
+        self, backbone: str, layers: Sequence[int], weights: str, image_size: int, aggregate: bool, device: str, seed: int, tone: float = 1.0
+    ) -> None:
+        self.extractor = RGBExtractor(backbone, layers, weights, device, seed)
+        self.image_size, self.aggregate, self.tone = image_size, aggregate, tone
+
+    @property
+    def weights(self) -> list[dict[str, Any]]:
+        return [self.extractor.description]
+
+    def describe(self, samples: Sequence[Sample]) -> list[Patches]:
+        """Return the patches of each sample's image."""
+        images = []
+        for sample in samples:
+            assert sample.rgb is not None
+            image = resize_image(sample.rgb, self.extractor.input_size(sample.size, self.image_size))
+            images.append(image.pow(self.tone) if self.tone != 1.0 else image)
+        return [self._arrange(maps) for maps in self.extractor.extract(images)]
+
+    def _arrange(self, maps: list[Tensor]) -> Patches:
+        grid = (int(maps[0].shape[1]), int(maps[0].shape[2]))
+        features = stack_layers([_aggregate(layer) if self.aggregate else layer for layer in maps], grid)
+        rows = torch.arange(grid[0], device=features.device)
+        columns = torch.arange(grid[1], device=features.device)
+        place = torch.stack([rows.repeat_interleave(grid[1]), columns.repeat(grid[0])], dim=1)
+        return Patches(features.flatten(1).T.contiguous().cpu(), place.cpu(), grid)
+
+    def to_map(self, scores: Tensor, patches: Patches, sample: Sample) -> Tensor:
+        """Carry (P,) patch scores to the sample's (H, W) pixels, bilinear."""
+        return F.interpolate(scores.view(1, 1, *patches.grid), size=sample.size, mode="bilinear")[0, 0]
+
+
+class PointBranch:
+    """Farthest centres, iterative point grouping and a description of each group (design, part 4.2).
+
+    Args:
+        kind: "fpfh" (FPFH statistics, no weights) or "point_mae" (tokens of a Point-MAE encoder).
+        weights: path of a Point-MAE checkpoint, or "default" for the local cache.
+        image_size: the patch grid has image_size / 8 cells a side, as that of an image.
+        centers, group_size, max_points: groups per cloud, points per group, points kept of a cloud.
+        group: follow the surface (iterative grouping) instead of plain nearest neighbours.
+        aggregate: replace each flat group by the similarity-weighted mean along the surface.
+    """
+
+    def __init__(
+        self, kind: str, weights: str, image_size: int, centers: int, group_size: int, max_points: int, group: bool, aggregate: bool
+    ) -> None:
+        self.image_size, self.centers, self.group_size, self.max_points = image_size, centers, group_size, max_points
+        self.group, self.aggregate = group, aggregate
+        self._net, self.weights = (None, []) if kind == "fpfh" else _load_point_mae(weights)
+
+    def describe(self, samples: Sequence[Sample]) -> list[Patches]:
+        """Return the group features of each sample's cloud.
+
+        Raises:
+            DataError: no valid point, or fewer points than one group.
+        """
+        return [self._describe_one(sample) for sample in samples]
+
+    def _describe_one(self, sample: Sample) -> Patches:
+        assert sample.xyz is not None and sample.valid is not None
+        try:
+            points, pixel = thin_points(sample.xyz, sample.valid, self.max_points)
+            groups = group_points(points, pixel, self.centers, self.group_size, self.group)
+        except DataError as error:
+            raise DataError(f"sample {sample.meta.id!r}: {error}") from None
+        if self._net is None:
+            features = describe_groups(groups)
+        else:
+            features = encode_groups(groups, self._net, TABLE["point_mae"].layers)
+        if self.aggregate:
+            features = aggregate_surface(features, points[groups.center], groups.curvature, degrees=(5,))
+        height, width = sample.size
+        if height == 1:
+            grid, cells = (1, self.centers), torch.stack([torch.zeros_like(groups.center), torch.arange(len(groups.center))], dim=1)
+        else:
+            grid = patch_grid(sample.size, self.image_size)
+            center = pixel[groups.center]
+            cells = torch.stack([center // width * grid[0] // height, center % width * grid[1] // width], dim=1)
+        return Patches(features.float(), cells, grid, groups)
+
+    def to_map(self, scores: Tensor, patches: Patches, sample: Sample) -> Tensor:
+        """Carry (G,) group scores to the valid pixels of (H, W) by their nearest centres; 0 where nothing was measured."""
+        assert sample.xyz is not None and sample.valid is not None and patches.groups is not None
+        values = spread_to_points(scores[:, None], patches.groups, sample.xyz.flatten(1).T[sample.valid.flatten()])[:, 0]
+        result = torch.zeros(sample.size)
+        result[sample.valid] = values.float()
+        return result
+
+
+def _aggregate(layer: Tensor) -> Tensor:
+    """Aggregate a (C, h, w) layer with features of mean length 1, where exp(-distance) tells like from unlike."""
+    length = layer.norm(dim=0).mean().clamp_min(torch.finfo(layer.dtype).tiny)
+    return aggregate_map(layer / length) * length
+
+
+def patch_grid(size: tuple[int, int], image_size: int) -> tuple[int, int]:
+    """Return the (h, w) grid of stride-8 patches for an image of (H, W) brought to image_size^2 pixels."""
+    scale = image_size / (size[0] * size[1]) ** 0.5
+    return max(1, round(size[0] * scale / 32)) * 4, max(1, round(size[1] * scale / 32)) * 4
+
+
+def augment(sample: Sample, quarter_turns: int, mirror: bool = False) -> Sample:
+    """Turn a sample by quarter turns (and mirror it) on its grid: its image and the order of its points, not their places."""
+
+    def turn(array: Tensor | None) -> Tensor | None:
+        if array is None:
+            return None
+        turned = torch.rot90(array, quarter_turns, dims=(-2, -1))
+        return (turned.flip(-1) if mirror else turned).contiguous()
+
+    meta = replace(sample.meta, id=f"{sample.meta.id}+{quarter_turns}{'m' if mirror else ''}")
+    return Sample(turn(sample.rgb), turn(sample.xyz), turn(sample.valid), turn(sample.mask), sample.label, meta)
+
+
+def _load_point_mae(weights: str) -> tuple[Any, list[dict[str, Any]]]:
+    from mm3dad.nets.point_transformer import load_point_mae
+
+    row = TABLE["point_mae"]
+    path = cache_folder() / f"{row.name}.pth" if weights == "default" else Path(weights)
+    return load_point_mae(path), [describe(replace(row, sha256=""), path)]

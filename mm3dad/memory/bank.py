@@ -1,0 +1,240 @@
+"""One modality's memory of normal samples: a descriptor per sample (global) and patch features (local)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mm3dad.errors import ConfigError, DataError, ModelError
+from mm3dad.memory.coreset import select_coreset
+from mm3dad.memory.search import nearest_in_sample, nearest_rows
+
+BYTES_PER_VALUE = 2  # rows are kept in half precision: its rounding is far below the distance between patches
+ROW_OVERHEAD = 16  # sample, place and held-out score of a row
+
+
+class Bank:
+    """Patch rows of normal samples, with the sample and the place each came from.
+
+    Rows stream in sample by sample (`add`); `finish` puts the channels on one scale and chooses the coreset. A search either
+    looks at the rows of given samples (`match_samples`) or at the coreset of all of them (`match_coreset`).
+
+    Args:
+        scaling: "channel" divides each channel by its spread over the first fit, "global" all by one number: right where the
+            channels of a feature are commensurable, as the bins of a histogram are.
+        budget: bytes the rows may take; beyond it each sample is thinned to its own coreset.
+        samples: how many samples will come, from which the thinning follows.
+
+    Raises:
+        ConfigError: the budget does not hold one row per sample.
+    """
+
+    def __init__(self, scaling: str = "channel", budget: int = 2**31, samples: int = 1) -> None:
+        self.scaling, self.budget, self.expected = scaling, budget, samples
+        self.ids: list[str] = []
+        self._parts: list[Tensor] = []
+        self._places: list[Tensor] = []
+        self.rows = torch.empty(0, 0, dtype=torch.float16)
+        self.place = torch.empty(0, 2, dtype=torch.int16)
+        self.start = torch.zeros(1, dtype=torch.int64)
+        self.coreset = torch.empty(0, dtype=torch.int64)
+        self.descriptors = torch.empty(0, 0)
+        self.reach = 0.0
+        self.held = torch.empty(0)
+        self.shift = torch.empty(0)
+        self.scale = torch.empty(0)
+
+    @staticmethod
+    def estimate_bytes(samples: int, patches: int, channels: int) -> int:
+        """Return the bytes of a bank before it is built."""
+        return samples * (patches * (channels * BYTES_PER_VALUE + ROW_OVERHEAD) + channels * 4)
+
+    @property
+    def planned_bytes(self) -> int:
+        """Bytes the finished bank will take, known as soon as the first sample is in."""
+        if not self._parts:
+            return 0
+        return self.estimate_bytes(self.expected, len(self._parts[0]), self._parts[0].shape[1])
+
+    def rows_per_sample(self, patches: int, channels: int) -> int:
+        """Return how many rows of each sample the budget holds, at most `patches`."""
+        room = (self.budget // max(self.expected, 1) - channels * 4) // (channels * BYTES_PER_VALUE + ROW_OVERHEAD)
+        if room < 1:
+            raise ConfigError(
+                f"memory_budget of {self.budget:,} bytes does not hold one row for each of {self.expected} samples; raise it to at "
+                f"least {self.estimate_bytes(self.expected, 1, channels):,} bytes"
+            )
+        return int(min(patches, room))
+
+    def add(self, identity: str, features: Tensor, place: Tensor) -> None:
+        """Take in one sample.
+
+        Args:
+            identity: the sample's id.
+            features: (P, C) float32, finite.
+            place: (P, 2) integer, row and column on the patch grid.
+        Raises:
+            DataError: non-finite features, or a width that differs from the first sample's.
+        """
+        if not bool(features.isfinite().all()):
+            raise DataError(f"features of sample {identity!r} are not finite; check the image and the weights")
+        width = self._width()
+        if width is not None and features.shape[1] != width:
+            raise DataError(f"features of sample {identity!r} have {features.shape[1]} channels, expected {width}")
+        keep = self.rows_per_sample(len(features), features.shape[1])
+        if keep < len(features):
+            chosen = select_coreset(features, keep).sort().values
+            features, place = features[chosen], place[chosen]
+        if len(self.scale):
+            features = (features - self.shift) * self.scale
+        self._parts.append(features.half())
+        self._places.append(place.to(torch.int16))
+        self.ids.append(identity)
+
+    def _width(self) -> int | None:
+        if self._parts:
+            return int(self._parts[0].shape[1])
+        return int(self.rows.shape[1]) if len(self.rows) else None
+
+    def finish(self, fraction: float, start: int = 0) -> None:
+        """Seal what was added: channel scale (first time only), sample descriptors and the coreset.
+
+        Args:
+            fraction: share of the rows in the coreset, at least one row.
+            start: first pick of the coreset, taken modulo the rows.
+        Raises:
+            DataError: nothing was added.
+        """
+        if not self._parts and not len(self.rows):
+            raise DataError("a bank needs at least one normal sample, got none; check the training folder")
+        if not len(self.scale):
+            self._fit_scale()
+            for part in self._parts:
+                part.copy_((part.float() - self.shift) * self.scale)
+        counts = [*(self.start[1:] - self.start[:-1]).tolist(), *(len(part) for part in self._parts)]
+        width = self._parts[0].shape[1] if self._parts else self.rows.shape[1]
+        self.rows = torch.cat([self.rows.view(-1, width), *self._parts])
+        self.place = torch.cat([self.place, *self._places])
+        self._parts, self._places = [], []
+        self.start = torch.tensor([0, *counts]).cumsum(0)
+        self.descriptors = torch.stack([self.rows_of(i).mean(0) for i in range(len(self.ids))])
+        self.held = torch.zeros(len(self.rows))
+        self.coreset = self.choose_coreset(range(len(self.ids)), fraction, start)
+
+    def _fit_scale(self) -> None:
+        total = sum(len(part) for part in self._parts)
+        mean = torch.stack([part.double().sum(0) for part in self._parts]).sum(0) / total
+        spread = (torch.stack([(part.double() - mean).square().sum(0) for part in self._parts]).sum(0) / total).sqrt()
+        if self.scaling == "global":
+            spread = spread.square().mean().sqrt().expand_as(spread)
+        # A channel without spread in normal data would otherwise turn rounding noise into distance.
+        floor = 1e-3 * spread.mean() if float(spread.mean()) > 0 else 1.0
+        # Scaled by the root of the width, distances of all modalities are near 1, whatever their number of channels.
+        self.shift, self.scale = mean.float(), (1 / (spread.clamp_min(floor) * len(mean) ** 0.5)).float()
+
+    def span(self, sample: int) -> slice:
+        """Return the rows of one sample as a slice."""
+        return slice(int(self.start[sample]), int(self.start[sample + 1]))
+
+    def measure_reach(self, folds: Sequence[Sequence[int]]) -> None:
+        """Note how far a held-out normal sample is from its most similar other one, at most: `reach`."""
+        for fold in folds:
+            allowed = sorted(set(range(len(self.ids))) - set(fold))
+            gaps, _ = nearest_rows(self.descriptors[list(fold)], self.descriptors[allowed], 1)
+            self.reach = max(self.reach, float(gaps.max()))
+
+    def choose_coreset(self, samples: Sequence[int], fraction: float, start: int = 0) -> Tensor:
+        """Return the coreset rows of the given samples: greedy k-centre, exact (design, part 4.3)."""
+        pool = torch.cat([torch.arange(self.span(i).start, self.span(i).stop) for i in samples])
+        count = max(1, int(fraction * len(pool)))
+        return pool[select_coreset(self.rows[pool].float(), count, start % len(pool))]
+
+    def normalise(self, features: Tensor) -> Tensor:
+        """Bring (P, C) query features to the bank's scale."""
+        if features.shape[1] != len(self.scale):
+            raise ModelError(f"the bank holds {len(self.scale)} channels, got {features.shape[1]}; use the backbone it was fitted with")
+        return ((features - self.shift) * self.scale).half().float()
+
+    def rows_of(self, sample: int) -> Tensor:
+        """Return the (P, C) float32 rows of one sample."""
+        return self.rows[self.span(sample)].float()
+
+    def places_of(self, sample: int) -> Tensor:
+        """Return the (P, 2) int64 places of one sample's rows."""
+        return self.place[self.span(sample)].long()
+
+    def similar_samples(self, features: Tensor, count: int, allowed: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the `count` samples whose descriptor is nearest to the features' mean, nearest first, and their distances."""
+        pool = torch.arange(len(self.ids)) if allowed is None else torch.as_tensor(list(allowed))
+        distances, index = nearest_rows(features.mean(0, keepdim=True), self.descriptors[pool], min(count, len(pool)))
+        return pool[index[0]], distances[0]
+
+    def match_samples(
+        self, features: Tensor, samples: Sequence[int], place: Tensor | None = None, window: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Find each query's nearest row within each given sample.
+
+        Args:
+            features: (P, C) float32, normalised.
+            samples: K sample numbers.
+            place: (P, 2) int64 places of the queries, needed with `window`.
+            window: most cells a matched row may be away in rows and in columns; a query with none in reach searches the whole sample.
+        Returns:
+            distances (P, K) float32, row numbers (P, K) int64.
+        """
+        distances, rows = [], []
+        for sample in map(int, samples):
+            candidates = self.rows_of(sample)
+            allowed = None
+            if window is not None and place is not None:
+                allowed = ((place[:, None] - self.places_of(sample)[None]).abs() <= window).all(-1)
+                allowed |= ~allowed.any(1, keepdim=True)
+            distance, row = nearest_in_sample(features, candidates, allowed)
+            distances.append(distance)
+            rows.append(row + self.start[sample])
+        return torch.stack(distances, 1), torch.stack(rows, 1)
+
+    def match_coreset(self, features: Tensor, count: int, coreset: Tensor | None = None, backend: str = "torch") -> tuple[Tensor, Tensor]:
+        """Find each query's nearest coreset rows: distances (P, K) ascending and row numbers (P, K), K = min(count, coreset rows)."""
+        coreset = self.coreset if coreset is None else coreset
+        distances, index = nearest_rows(features, self.rows[coreset].float(), min(count, len(coreset)), backend)
+        return distances, coreset[index]
+
+    def state(self, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and the plain values of a sealed bank."""
+        names = ("rows", "place", "start", "coreset", "descriptors", "held", "shift", "scale")
+        return {prefix + name: getattr(self, name) for name in names}, {
+            "ids": self.ids,
+            "scaling": self.scaling,
+            "budget": self.budget,
+            "reach": self.reach,
+        }
+
+    @classmethod
+    def from_state(cls, prefix: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> Bank:
+        """Take back what `state` gave.
+
+        Raises:
+            ModelError: a tensor is missing or the parts do not fit together.
+        """
+        bank = cls(values["scaling"], int(values["budget"]), len(values["ids"]))
+        for name in ("rows", "place", "start", "coreset", "descriptors", "held", "shift", "scale"):
+            if prefix + name not in tensors:
+                raise ModelError(f"the bank lacks {prefix + name!r}; fit and save the model again")
+            setattr(bank, name, tensors[prefix + name])
+        bank.reach = float(values["reach"])
+        bank.ids = [str(identity) for identity in values["ids"]]
+        fits = (
+            bank.start.tolist()[-1:] == [len(bank.rows)]
+            and len(bank.start) == len(bank.ids) + 1 == len(bank.descriptors) + 1
+            and len(bank.held) == len(bank.place) == len(bank.rows)
+            and len(bank.scale) == len(bank.shift) == bank.rows.shape[-1]
+            and len(bank.coreset) > 0
+            and 0 <= int(bank.coreset.min()) <= int(bank.coreset.max()) < len(bank.rows)
+        )
+        if not fits:
+            raise ModelError("the parts of the bank do not fit together; the model is damaged, fit and save it again")
+        return bank

@@ -1,0 +1,117 @@
+"""One modality of `duet`: its branch, its bank and the scale its normal samples set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mm3dad.features.branches import Patches, PointBranch, RGBBranch
+from mm3dad.fusion.rescore import judge_against_neighbors
+from mm3dad.memory import Bank
+from mm3dad.scoring.calibrate import Calibration
+from mm3dad.scoring.heldout import judge_rows, lift
+
+if TYPE_CHECKING:
+    from mm3dad.methods.duet import Config
+
+Match = tuple[Tensor, Tensor]
+
+
+class Modality:
+    """RGB or points: features, memory and the judgement of distances.
+
+    Args:
+        name: "rgb" or "xyz".
+        config: duet's settings.
+    """
+
+    def __init__(self, name: str, config: Config) -> None:
+        self.name, self.config = name, config
+        self.bank = Bank()
+        self.spread = 0.0
+        self.unit = Calibration(0.0, 1.0)
+        self.image_scores = torch.empty(0)
+        self._branch: RGBBranch | PointBranch | None = None
+
+    @property
+    def branch(self) -> RGBBranch | PointBranch:
+        """The feature extractor, made when it is first needed."""
+        c = self.config
+        if self._branch is None and self.name == "rgb":
+            self._branch = RGBBranch(c.backbone, c.layers, c.weights, c.image_size, c.aggregate, c.device, c.seed)
+        elif self._branch is None:
+            self._branch = PointBranch(
+                c.points, c.point_weights, c.image_size, c.centers, c.group_size, c.max_points, c.grouping, c.aggregate
+            )
+        return self._branch
+
+    def open_bank(self, samples: int, share: int) -> None:
+        """Start an empty bank for `samples` samples within `share` bytes."""
+        # The bins of FPFH are commensurable; the channels of a network are not.
+        scaling = "channel" if self.name == "rgb" or self.config.points == "point_mae" else "global"
+        self.bank = Bank(scaling, share, samples)
+
+    def match(self, rows: Tensor, place: Tensor, allowed: Sequence[int] | None = None, coreset: Tensor | None = None) -> Match:
+        """Match (P, C) normalised patches with K normal patches each: distances and row numbers (P, K).
+
+        They come from the K most similar normal samples. Where the global bank is off, or the sample is unlike every normal one
+        (farther from all descriptors than any held-out normal sample was), they come from the coreset of the whole bank.
+        """
+        c = self.config
+        if c.global_bank:
+            similar, gaps = self.bank.similar_samples(rows, c.neighbors, allowed)
+            if allowed is not None or float(gaps[0]) <= self.bank.reach:
+                return self.bank.match_samples(rows, similar.tolist(), place, c.window)
+        return self.bank.match_coreset(rows, c.neighbors, coreset, c.search)
+
+    def judge(self, match: Match) -> Tensor:
+        """Put matched distances (P, K) on the modality's scale."""
+        distances, rows = match
+        values = judge_rows(distances, self.bank.held[rows], self.spread) if self.config.scale else distances
+        return (values - self.unit.location) / self.unit.scale
+
+    def hold_out(self, folds: Sequence[Sequence[int]]) -> list[Match]:
+        """Match every normal sample with a bank without its fold, note its rows' held-out scores and set the scale."""
+        bank, matches = self.bank, {}
+        for fold in folds:
+            allowed = sorted(set(range(len(bank.ids))) - set(fold))
+            coreset = None if self.config.global_bank else bank.choose_coreset(allowed, self.config.coreset, self.config.seed)
+            for i in fold:
+                matches[i] = self.match(bank.rows_of(i), bank.places_of(i), allowed, coreset)
+                bank.held[bank.span(i)] = matches[i][0].amin(1)
+        bank.measure_reach(folds)
+        self.spread = float(bank.held.std(correction=0))
+        self.unit = Calibration(0.0, 1.0)
+        ordered = [matches[i] for i in range(len(bank.ids))]
+        unit = Calibration.fit(torch.cat([self.judge(match).amin(1) for match in ordered]))
+        # Judged distances have their zero already; raw ones get theirs from the median.
+        self.unit = Calibration(0.0 if self.config.scale else unit.location, unit.scale)
+        return ordered
+
+    def image_score(self, score: float, rows: Tensor, exclude: int | None = None) -> float:
+        """Judge an image score against the held-out scores of the normal samples most like this one (or of all)."""
+        others = [i for i in range(len(self.bank.ids)) if i != exclude] or [0]
+        if self.config.rescore:
+            similar, _ = self.bank.similar_samples(rows, self.config.neighbors, others)
+        else:
+            similar = torch.tensor(others)
+        return judge_against_neighbors(score, self.image_scores[similar], float(self.image_scores.std(correction=0)))
+
+    def to_map(self, scores: Tensor, patches: Patches, sample: Any) -> Tensor:
+        """Carry patch scores to pixels, positive and in their order."""
+        return self.branch.to_map(lift(scores), patches, sample)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and plain values for a model folder."""
+        tensors, values = self.bank.state(f"{self.name}.")
+        tensors[f"{self.name}.image_scores"] = self.image_scores
+        return tensors, {"bank": values, "spread": self.spread, "unit": self.unit.to_dict()}
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.bank = Bank.from_state(f"{self.name}.", tensors, values["bank"])
+        self.image_scores = tensors[f"{self.name}.image_scores"]
+        self.spread, self.unit = float(values["spread"]), Calibration.from_dict(values["unit"])

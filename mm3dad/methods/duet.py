@@ -1,0 +1,230 @@
+"""duet: global and local banks of RGB patches and point groups, judged on one scale and fused.
+
+Each modality has a bank of normal samples. The global part picks the normal samples most like the one under test, the local part
+finds each patch's nearest patch in them. A distance is judged by what the matched normal patches score when they are held out, so
+that modalities, textures and products meet on one scale; the modalities then meet patch by patch and in the image score.
+Ours, after PatchCore (CVPR 2022), MuSc-V2 (arXiv 2511.10047) and M3DM (CVPR 2023). Embedded weights: Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mm3dad.errors import ConfigError, DataError
+from mm3dad.features.branches import Patches, augment
+from mm3dad.fusion.crossmodal import enhance
+from mm3dad.fusion.late import combine
+from mm3dad.methods._detector import Detector, Needs, Progress
+from mm3dad.methods._modality import Match, Modality
+from mm3dad.scoring.calibrate import fold_indices, threshold_for_rate
+from mm3dad.scoring.maps import smooth_map, top_fraction_score
+from mm3dad.types import Prediction, Sample
+
+MODALITIES = ("rgb", "xyz")
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of `duet`; the defaults hold for every data set."""
+
+    modalities: tuple[str, ...] = _option((), "branches to use, rgb and / or xyz; empty uses what the data have")
+    image_size: int = _option(224, "side of the square with as many pixels as the input of both branches")
+    backbone: str = _option("efficientnet_lite0", "row of `mm3dad list weights`, or any timm architecture")
+    layers: tuple[int, ...] = _option((), "layers of the backbone, negative from the end; empty uses the table's")
+    weights: str = _option("default", "default, the path of a state dict, or random")
+    points: Literal["fpfh", "point_mae"] = _option("fpfh", "group descriptor: FPFH statistics or Point-MAE tokens")
+    point_weights: str = _option("default", "path of a Point-MAE checkpoint, or default for the cache")
+    max_points: int = _option(20000, "most points of a cloud, on a regular sub-grid")
+    centers: int = _option(1024, "point groups per cloud")
+    group_size: int = _option(128, "points per group")
+    grouping: bool = _option(True, "iterative point grouping; off: nearest neighbours")
+    aggregate: bool = _option(True, "similarity-weighted aggregation of patches and groups")
+    coreset: float = _option(0.05, "share of the rows in the local bank's coreset")
+    global_bank: bool = _option(True, "search the rows of the most similar normal samples; off: the coreset of all")
+    neighbors: int = _option(10, "similar normal samples (K)")
+    window: int | None = _option(None, "search only within this many cells of the same place, for aligned parts; none: everywhere")
+    search: Literal["torch", "faiss"] = _option("torch", "library that searches the coreset; the results are the same")
+    scale: bool = _option(True, "judge distances by the held-out scores of the matched rows; off: raw distances")
+    enhance: bool = _option(False, "cross-modal enhancement between pixels and points")
+    rescore: bool = _option(True, "judge image scores against the most similar normal samples; off: against all")
+    fusion: Literal["max", "sum", "rss"] = _option("max", "how calibrated scores of the modalities combine")
+    top: float = _option(0.005, "share of the highest patch scores whose mean is the image score; 0 is the maximum")
+    smooth: float = _option(4.0, "Gaussian smoothing of the map, in pixels of a 224 x 224 image")
+    folds: int = _option(5, "folds over normal samples for held-out scores")
+    false_alarms: float = _option(0.01, "rate of false alarms the threshold aims at")
+    memory_budget: float = _option(2.0, "GiB the banks may take; beyond it samples are thinned")
+    seed: int = _option(0, "first pick of the coreset")
+    device: str = _option("cpu", "torch device of the backbone")
+
+    def __post_init__(self) -> None:
+        for name in self.modalities:
+            if name not in MODALITIES:
+                raise ConfigError(f"modalities must be of rgb, xyz, got {name!r}; write modalities=rgb,xyz")
+        for name, low, high in (
+            ("image_size", 32, 4096), ("max_points", 128, 10**7), ("centers", 1, 10**6), ("group_size", 4, 10**5), ("neighbors", 1, 10**5),
+            ("folds", 2, 1000), ("coreset", 0.0, 1.0), ("top", 0.0, 1.0), ("smooth", 0.0, 100.0), ("false_alarms", 1e-9, 0.999),
+            ("memory_budget", 0.0, 1e6),
+        ):  # fmt: skip
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"option {name} must lie in {low} to {high}, got {getattr(self, name)}")
+        if self.window is not None and self.window < 0:
+            raise ConfigError(f"option window must be 0 or more cells, or none, got {self.window}")
+
+
+class Duet(Detector):
+    """The flagship (design, part 4)."""
+
+    name = "duet"
+    Config = Config
+    needs = Needs(inputs=MODALITIES, settings=("one-class", "few-shot", "multi-class"))
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._parts: dict[str, Modality] = {}
+        self._thresholds: dict[str, float] = {}
+        self._calibrated = False
+
+    @property
+    def weights(self) -> list[dict[str, Any]]:
+        names = tuple(self._parts) or self.config.modalities or MODALITIES
+        return [row for name in names for row in self._parts.get(name, Modality(name, self.config)).branch.weights]
+
+    def fit(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Duet:
+        if len(samples) == 0:
+            raise DataError("duet needs at least one normal sample, got none; check the training folder")
+        report = progress or (lambda stage, done, total: None)
+        self.is_fitted = False
+        self._remember(samples, report)
+        report("held-out scores", 0, 1)
+        self._calibrate()
+        # A single sample is held out only from turned copies of itself, which vary less than parts do.
+        self._calibrated = len(samples) > 1
+        self.is_fitted = True
+        if validation is not None and len(validation):
+            predictions = []
+            for number in range(len(validation)):
+                report("validation", number, len(validation))
+                predictions.append(self.predict(validation[number]))
+            self._set_thresholds({name: [float(p.parts[f"{name}_score"]) for p in predictions] for name in self._parts})
+        return self
+
+    def _remember(self, samples: Sequence[Sample], report: Progress) -> None:
+        """Stream the samples' features into the banks."""
+        first = samples[0]
+        names = self.config.modalities or first.modalities
+        self._parts = {name: Modality(name, self.config) for name in names}
+        turns = [(q, m) for m in (False, True) for q in range(4)] if len(samples) == 1 else [(0, False)]
+        for part in self._parts.values():
+            part.open_bank(len(samples) * len(turns), int(self.config.memory_budget * 2**30 / len(self._parts)))
+        stage = "features"
+        for number in range(len(samples)):
+            report(stage, number, len(samples))
+            sample = samples[number] if number else first
+            for name in set(names) - set(sample.modalities):
+                raise DataError(
+                    f"training sample {sample.meta.id!r} has no {name}; complete it, or fit with modalities={','.join(sample.modalities)}"
+                )
+            for turned in [augment(sample, *turn) for turn in turns] if len(turns) > 1 else [sample]:
+                for name, part in self._parts.items():
+                    patches = part.branch.describe([turned])[0]
+                    part.bank.add(turned.meta.id, patches.features, patches.place)
+            stage = f"features (banks of {sum(part.bank.planned_bytes for part in self._parts.values()) / 2**20:.1f} MiB)"
+        start = int(torch.randint(2**31, (), generator=torch.Generator().manual_seed(self.config.seed)))
+        for part in self._parts.values():
+            part.bank.finish(self.config.coreset, start)
+
+    def _calibrate(self) -> None:
+        """Score every normal sample by banks without its fold; all scales and thresholds come from these scores."""
+        count = len(next(iter(self._parts.values())).bank.ids)
+        folds = [fold.tolist() for fold in fold_indices(count, self.config.folds)]
+        matches = {name: part.hold_out(folds) for name, part in self._parts.items()}
+        scores: dict[str, list[float]] = {name: [] for name in self._parts}
+        for i in range(count):
+            places = {name: part.bank.places_of(i) for name, part in self._parts.items()}
+            for name, values in self._score({name: matches[name][i] for name in self._parts}, places).items():
+                scores[name].append(top_fraction_score(values[None], self.config.top))
+        for name, part in self._parts.items():
+            part.image_scores = torch.tensor(scores[name])
+        self._set_thresholds(
+            {
+                name: [part.image_score(scores[name][i], part.bank.rows_of(i), exclude=i) for i in range(count)]
+                for name, part in self._parts.items()
+            }
+        )
+
+    def _set_thresholds(self, scores: dict[str, list[float]]) -> None:
+        """Choose a threshold for each modality alone and for all together, so that a missing one does not move the others."""
+        values = {name: torch.tensor(rows) for name, rows in scores.items()}
+        values[",".join(scores)] = combine(list(values.values()), self.config.fusion)
+        self._thresholds = {names: threshold_for_rate(rows, self.config.false_alarms) for names, rows in values.items()}
+
+    def _score(self, matches: dict[str, Match], places: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return each modality's patch scores (P,), 0 at the ordinary, 1 at the rare."""
+        columns = {name: self._parts[name].judge(match) for name, match in matches.items()}
+        if self.config.enhance and len(columns) == 2:
+            image = places["rgb"]
+            cell = places["xyz"][:, 0] * (int(image[:, 1].max()) + 1) + places["xyz"][:, 1]
+            pair = enhance(columns["rgb"].clamp_min(0), columns["xyz"].clamp_min(0), cell.clamp(max=len(image) - 1), fraction=0.0)
+            return {name: torch.maximum(values, columns[name].amin(1)) for name, values in zip(("rgb", "xyz"), pair, strict=True)}
+        return {name: values.amin(1) for name, values in columns.items()}
+
+    def predict_batch(self, samples: Sequence[Sample]) -> list[Prediction]:
+        self._require_fit()
+        found: list[dict[str, tuple[Tensor, Patches]]] = [{} for _ in samples]
+        for name, part in self._parts.items():
+            holders = [number for number, sample in enumerate(samples) if name in sample.modalities]
+            for number, patches in zip(holders, part.branch.describe([samples[number] for number in holders]), strict=True):
+                found[number][name] = part.bank.normalise(patches.features), patches
+        return [self._predict_one(sample, parts) for sample, parts in zip(samples, found, strict=True)]
+
+    def _predict_one(self, sample: Sample, found: dict[str, tuple[Tensor, Patches]]) -> Prediction:
+        if not found:
+            raise DataError(
+                f"sample {sample.meta.id!r} has {' and '.join(sample.modalities)}, the model was fitted on {' and '.join(self._parts)}; "
+                "give one of these, or fit again"
+            )
+        matches = {name: self._parts[name].match(rows, patches.place) for name, (rows, patches) in found.items()}
+        values = self._score(matches, {name: patches.place for name, (_, patches) in found.items()})
+        parts: dict[str, Tensor] = {}
+        for name, (rows, patches) in found.items():
+            part = self._parts[name]
+            score = part.image_score(top_fraction_score(values[name][None], self.config.top), rows)
+            parts[f"{name}_score"] = torch.tensor(score)
+            sigma = self.config.smooth * (sample.size[0] * sample.size[1]) ** 0.5 / 224
+            heat = part.to_map(values[name], patches, sample)
+            parts[f"{name}_map"] = smooth_map(heat, sigma) if self.config.smooth and sample.meta.organised else heat
+        score = float(combine([parts[f"{name}_score"] for name in found], self.config.fusion))
+        threshold = self._thresholds[",".join(found)]
+        return Prediction(
+            score=score,
+            map=combine([parts[f"{name}_map"] for name in found], self.config.fusion),
+            parts=parts,
+            threshold=threshold,
+            is_anomaly=score > threshold,
+            calibrated=self._calibrated,
+            meta=sample.meta,
+        )
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors: dict[str, Tensor] = {}
+        values: dict[str, Any] = {"thresholds": self._thresholds, "calibrated": self._calibrated, "parts": {}}
+        for name, part in self._parts.items():
+            own, values["parts"][name] = part.state()
+            tensors |= own
+        return tensors, values
+
+    def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self._parts = {name: Modality(name, self.config) for name in MODALITIES if name in values["parts"]}
+        for name, part in self._parts.items():
+            part.restore(tensors, values["parts"][name])
+        self._thresholds = {str(names): float(value) for names, value in values["thresholds"].items()}
+        self._calibrated = bool(values["calibrated"])
