@@ -10,7 +10,7 @@ import torch
 
 from mm3dad.data.images import read_mask, read_rgb, read_xyz
 from mm3dad.data.organized import check_extent
-from mm3dad.data.records import MODALITIES, POINT_ROLES, SPLITS, Record, parse_modalities
+from mm3dad.data.records import MODALITIES, SPLITS, Record, name_points, parse_modalities
 from mm3dad.errors import ConfigError, DataError, nearest_name
 from mm3dad.types import Meta, Sample
 
@@ -161,7 +161,7 @@ def assemble(record: Record, rgb: Tensor | None, xyz: Tensor | None, organised: 
     Raises:
         DataError: sizes differ, the unit is not metres, a mask marks defects on a good part.
     """
-    points = next((record.paths[role] for role in POINT_ROLES if role in record.paths), record.id)
+    points = name_points(record.paths, record.id)
     if xyz is not None:
         check_extent(xyz, points)
     arrays = {record.paths.get("rgb", points): rgb, points: xyz}

@@ -7,7 +7,6 @@ import gzip
 import lzma
 import shutil
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -134,11 +133,12 @@ def unpack(path: str | Path, root: str | Path) -> dict[str, Any]:
         )
     digest = sha256_file(path)
     done = read_json(root / RECORD) if (root / RECORD).is_file() else {}
-    if digest in done:
+    if digest in done and all((root / name).is_dir() for name in done[digest]["categories"]):
         return {**done[digest], "new": False}
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=root))
+        temporary = root / f".unpacking-{digest[:12]}"
+        shutil.rmtree(temporary, ignore_errors=True)  # what a killed call left
+        temporary.mkdir(parents=True)
     except OSError as error:
         raise StorageError(f"cannot unpack into {root}: {error.strerror}; choose a folder that can be written") from error
     try:

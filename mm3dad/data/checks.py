@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mm3dad.data._dataset import Dataset, assemble
 from mm3dad.data.images import read_header, read_mask
 from mm3dad.data.organized import extent
-from mm3dad.data.records import MODALITIES, POINT_ROLES, Record, list_role
+from mm3dad.data.records import MODALITIES, POINT_ROLES, ROLE_FILES, Record, list_role, name_points
 from mm3dad.data.single import find_record, read_sample
 from mm3dad.errors import DataError
 
@@ -60,8 +60,7 @@ def check_headers(record: Record) -> list[Finding]:
             continue
         channels = 1 if len(header.shape) == 2 else 3 if header.size != header.shape[:2] else header.shape[-1]
         found += _check_kind(role, path, len(header.shape), channels, header.dtype)
-        if len(header.shape) in (2, 3):
-            sizes[path] = header.size
+        sizes[path] = header.size
     first = next(iter(sizes), "")
     found += [
         Finding(path, f"has size {size}, but {first} has {sizes[first]}, expected one size for a sample", "export them again in register")
@@ -137,7 +136,7 @@ def check_sample(sample: Sample) -> list[Finding]:
         )
     if sample.xyz is None or sample.valid is None:
         return found
-    path = next((sample.meta.paths[role] for role in POINT_ROLES if role in sample.meta.paths), sample.meta.id)
+    path = name_points(sample.meta.paths, sample.meta.id)
     share = float(sample.valid.float().mean()) if sample.valid.numel() else 0.0
     if share == 0:
         found.append(Finding(path, "has no measured point, all are zero or NaN", "record the cloud again or remove the sample"))
@@ -172,17 +171,23 @@ def check_pairs(dataset: Dataset) -> list[Finding]:
 
 
 def check_orphans(dataset: Dataset) -> list[Finding]:
-    """Find masks in gt/ that belong to no sample."""
+    """Find files that belong to no sample: masks without one, and kinds that are not read where they lie."""
     used = {record.paths["gt"] for record in dataset.records if "gt" in record.paths}
     folders = {
         Path(path).parent.parent for record in dataset.records for role, path in record.paths.items() if Path(path).parent.name == role
     }
-    return [
+    found = [
         Finding(str(mask), "is a mask without a sample of the same name", "rename it or add the sample", "warning")
         for folder in sorted(folders)
         for mask in list_role(folder / "gt", "gt", dataset.root).values()
         if str(mask) not in used
     ]
+    for folder in sorted(folders):
+        for role, suffixes in ROLE_FILES.items():
+            unread = [path for path in sorted((folder / role).glob("[!.]*")) if path.suffix.lower() not in suffixes]
+            cure = f"save it as {' or '.join(suffixes)}, or move it out of {role}/"
+            found += [Finding(str(path), "is not read, its kind does not belong there", cure, "warning") for path in unread]
+    return found
 
 
 def check_files(path: Path) -> list[Finding]:

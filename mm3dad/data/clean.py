@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from mm3dad.data.organized import pad_square
+from mm3dad.data.records import name_points
 from mm3dad.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -44,9 +45,16 @@ class CleanConfig:
     max_removed: float = 0.8
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value, kinds = getattr(self, field.name), (int,) if isinstance(field.default, int) else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                wanted = "a whole number" if kinds == (int,) else "a number"
+                raise ConfigError(f"{field.name} must be {wanted}, got {value!r}; leave it out for the published value")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed must lie in [0, 2^63), got {self.seed}; use a smaller one")
         for name in ("border", "fit_distance", "candidates", "drop_distance", "cluster_distance", "cluster_points"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)!r}; leave it out for the published value")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} must be positive and finite, got {getattr(self, name)!r}; leave it out for the published value")
         if not 0 < self.max_removed <= 1 or self.multiple < 0:
             raise ConfigError(
                 f"max_removed must lie in (0, 1] and multiple be >= 0, got {self.max_removed!r}, {self.multiple!r}; leave them out"
@@ -108,6 +116,7 @@ def find_plane_points(sample: Sample, config: CleanConfig) -> Tensor:
     """
     if sample.xyz is None or sample.valid is None or not sample.meta.organised:
         raise DataError(f"sample {sample.meta.id!r} has no organised cloud, plane removal needs one; leave it as it is")
+    name = name_points(sample.meta.paths, f"sample {sample.meta.id!r}")
     border = torch.ones_like(sample.valid)
     border[config.border : -config.border, config.border : -config.border] = False
     border &= sample.valid
@@ -115,15 +124,15 @@ def find_plane_points(sample: Sample, config: CleanConfig) -> Tensor:
         count = int(sample.valid.sum())
         state = "is all zeros" if count == 0 else f"has {int(border.sum())} points in its border, but {count} inside"
         cure = "remove this sample or copy the file again" if count == 0 else "its background is removed already, use the tree as it is"
-        raise DataError(f"the cloud of sample {sample.meta.id!r} {state}, a background plane needs 3; {cure}")
+        raise DataError(f"{name} {state}, a background plane needs 3; {cure}")
     normal, offset = fit_plane(sample.xyz[:, border].T, config.fit_distance, config.candidates, config.seed)
     distance = (torch.einsum("c,chw->hw", normal, sample.xyz.double()) + offset).abs()
     plane = sample.valid & (distance < config.drop_distance)
     share = float(plane.sum() / sample.valid.sum())
     if share > config.max_removed:
         raise DataError(
-            f"plane removal would take {share:.0%} of the valid points of sample {sample.meta.id!r}, expected at most "
-            f"{config.max_removed:.0%}: the part is flat, or small in its image; use the tree as it is, without prepare, or raise max_removed"
+            f"plane removal would take {share:.0%} of the valid points of {name}, expected at most {config.max_removed:.0%}; "
+            "a flat part is used as it is, without prepare; for a part that is small in its image raise max_removed (at most 1)"
         )
     return plane
 
@@ -151,7 +160,8 @@ def clean_sample(sample: Sample, config: CleanConfig | None = None) -> Sample:
     label = label_clusters(xyz.numpy()[:, kept.numpy()].T, config.cluster_distance, config.cluster_points)
     if label.size == 0 or label.max() < 0:
         raise DataError(
-            f"no cluster of {config.cluster_points} points is left of sample {sample.meta.id!r}; check the unit of its cloud (metres)"
+            f"no cluster of {config.cluster_points} points is left of {name_points(sample.meta.paths, f'sample {sample.meta.id!r}')}; "
+            "check the unit of its cloud (metres)"
         )
     largest = torch.zeros_like(kept)
     largest[kept] = torch.from_numpy(label == np.bincount(label[label >= 0]).argmax())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 TIFFS = (".tiff", ".tif")
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its complaints about damaged files would stand beside our one line
 MAX_PIXELS = 100_000_000  # a small compressed file can claim any size; no area camera comes near this one
 
 
@@ -41,7 +43,7 @@ def reading(path: Path, expected: str) -> Iterator[None]:
     if not path.is_file():
         raise DataError(f"expected {expected} at {path}, found {'a folder' if path.is_dir() else 'nothing'}; check the path")
     if path.stat().st_size == 0:
-        raise DataError(f"expected {expected}, but {path} is empty (0 bytes); copy the file again")
+        raise DataError(f"{path} is empty (0 bytes), expected {expected}; copy the file again")
     try:
         yield
     except DataError:
@@ -73,9 +75,15 @@ def read_header(path: str | Path) -> Header:
     """Read shape and dtype of an image, TIFF or NPY without its pixels.
 
     Raises:
-        DataError: the file is missing, damaged or of another kind.
+        DataError: the file is missing, damaged, of another kind or no image, (H, W) or (H, W, C).
     """
-    path = Path(path)
+    header = _read_any_header(Path(path))
+    if len(header.shape) not in (2, 3):
+        raise DataError(f"{path} has shape {header.shape}, expected (H, W) or (H, W, C); save one image a file")
+    return header
+
+
+def _read_any_header(path: Path) -> Header:
     suffix = path.suffix.lower()
     with reading(path, "an image, TIFF or NPY file"):
         if suffix in TIFFS:

@@ -59,10 +59,10 @@ def confine(path: Path, root: Path) -> Path:
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """Return the visible subfolders, sorted by name; none if the folder does not exist."""
+    """Return the visible subfolders, sorted by name, without those that macOS adds to archives; none if the folder does not exist."""
     if not folder.is_dir():
         return []
-    return sorted(Path(entry) for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(Path(entry) for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")))
 
 
 def list_role(folder: Path, role: str, root: Path) -> dict[str, Path]:
@@ -101,6 +101,11 @@ def list_records(folder: Path, split: str, category: str, root: Path, roles: Ite
         )
         for stem in stems
     ]
+
+
+def name_points(paths: dict[str, str], otherwise: str) -> str:
+    """Return the file that holds the points of a sample, for messages."""
+    return next((paths[role] for role in POINT_ROLES if role in paths), otherwise)
 
 
 def parse_modalities(value: str | Sequence[str] | None) -> tuple[str, ...] | None:

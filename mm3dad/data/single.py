@@ -41,6 +41,8 @@ def find_record(path: str | Path) -> Record:
         DataError: the file is missing or of an unknown kind.
     """
     path = Path(path)
+    if len(path.parts) < 5:  # the folders that say category and split may be those of the working directory
+        path = path.absolute()
     if not path.is_file():
         raise DataError(
             f"expected a file at {path}, found {'a folder' if path.is_dir() else 'nothing'}; give an image or a cloud of a sample"

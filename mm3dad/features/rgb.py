@@ -46,7 +46,7 @@ class RGBExtractor:
             known = [*TABLE, *timm.list_models()]
             hint = nearest_name(backbone, known).split("known:")[0]
             raise ConfigError(f"unknown backbone {backbone!r}; {hint}see `mm3dad list weights` and timm.list_models()")
-        self.device = torch.device(device)
+        self.device = _find_device(device)
         self._net, self.description = _load_network(architecture, row, weights, seed)
         self._net = self._net.eval().requires_grad_(False).to(self.device)
         configured = getattr(self._net, "pretrained_cfg", {}) or {}
@@ -60,7 +60,7 @@ class RGBExtractor:
     def _check_layers(self, backbone: str, layers: tuple[int, ...]) -> tuple[int, ...]:
         if not hasattr(self._net, "forward_intermediates"):
             raise ConfigError(f"timm's {backbone} gives no intermediate features; choose another backbone")
-        count = len(self._net.blocks) if self.multiple != 32 else len(self._net.feature_info)
+        count = len(self._net.feature_info)
         for layer in layers:
             if not -count <= layer < count:
                 raise ConfigError(f"layers of {backbone} must lie in {-count}..{count - 1}, got {layer}")
@@ -79,7 +79,7 @@ class RGBExtractor:
         Args:
             images: tensors (3, H, W) float32 in [0, 1], sides multiples of the patch; images of one size share a pass on CUDA.
         """
-        if self.device.type == "cpu" or len({image.shape for image in images}) > 1:
+        if self.device.type == "cpu" or len({image.shape for image in images}) != 1:
             batches = [image[None] for image in images]
         else:
             batches = [torch.stack(list(images))]
@@ -105,10 +105,20 @@ def stack_layers(layers: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
     return torch.cat(resized)
 
 
+def _find_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second when torch was built without CUDA
+        raise ConfigError(f"device {name!r} is not usable here ({str(error).splitlines()[0]}); use cpu") from error
+    return device
+
+
 def _load_network(architecture: str, row: Weights | None, weights: str, seed: int) -> tuple[Any, dict[str, Any]]:
     import timm
 
-    options: dict[str, Any] = {"dynamic_img_size": True} if architecture.startswith("vit_") else {}
+    takes_sizes = timm.models.is_model_in_modules(architecture.split(".")[0], ["vision_transformer", "eva"])
+    options: dict[str, Any] = {"dynamic_img_size": True} if takes_sizes else {}
     if weights == RANDOM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

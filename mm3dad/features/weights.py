@@ -141,6 +141,11 @@ def load_into(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """
     own = {key: value for key, value in net.state_dict().items() if not key.endswith("num_batches_tracked")}
     given = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    # Self-supervised checkpoints (DINO) come without the classifier that timm puts on top; features do not pass it.
+    head = (getattr(net, "pretrained_cfg", None) or {}).get("classifier") or "head"
+    headless = {key: value for key, value in own.items() if not key.startswith(f"{head}.")}
+    if headless.keys() & given.keys() and not given.keys() & (own.keys() - headless.keys()):
+        own = headless
     if not set(own) <= set(given):
         missing = sorted(set(own) - set(given))
         if len(given) != len(own):

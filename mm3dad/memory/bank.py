@@ -37,6 +37,7 @@ class Bank:
         self.ids: list[str] = []
         self._parts: list[Tensor] = []
         self._places: list[Tensor] = []
+        self._means: list[Tensor] = []
         self.rows = torch.empty(0, 0, dtype=torch.float16)
         self.place = torch.empty(0, 2, dtype=torch.int16)
         self.start = torch.zeros(1, dtype=torch.int64)
@@ -77,13 +78,14 @@ class Bank:
             features: (P, C) float32, finite.
             place: (P, 2) integer, row and column on the patch grid.
         Raises:
-            DataError: non-finite features, or a width that differs from the first sample's.
+            DataError: features that are not finite in half precision, or a width that differs from the first sample's.
         """
-        if not bool(features.isfinite().all()):
-            raise DataError(f"features of sample {identity!r} are not finite; check the image and the weights")
+        if not bool(features.half().isfinite().all()):
+            raise DataError(f"features of sample {identity!r} must be finite and below 65504; check the sample and the weights")
         width = self._width()
         if width is not None and features.shape[1] != width:
             raise DataError(f"features of sample {identity!r} have {features.shape[1]} channels, expected {width}")
+        self._means.append(features.mean(0))
         keep = self.rows_per_sample(len(features), features.shape[1])
         if keep < len(features):
             chosen = select_coreset(features, keep).sort().values
@@ -108,21 +110,44 @@ class Bank:
         Raises:
             DataError: nothing was added.
         """
-        if not self._parts and not len(self.rows):
+        if not self._parts:
             raise DataError("a bank needs at least one normal sample, got none; check the training folder")
         if not len(self.scale):
             self._fit_scale()
             for part in self._parts:
                 part.copy_((part.float() - self.shift) * self.scale)
+        means = torch.stack([(mean - self.shift) * self.scale for mean in self._means])
+        self.descriptors = torch.cat([self.descriptors.view(-1, means.shape[1]), means])
         counts = [*(self.start[1:] - self.start[:-1]).tolist(), *(len(part) for part in self._parts)]
-        width = self._parts[0].shape[1] if self._parts else self.rows.shape[1]
+        width = self._parts[0].shape[1]
         self.rows = torch.cat([self.rows.view(-1, width), *self._parts])
         self.place = torch.cat([self.place, *self._places])
-        self._parts, self._places = [], []
+        self._parts, self._places, self._means = [], [], []
         self.start = torch.tensor([0, *counts]).cumsum(0)
-        self.descriptors = torch.stack([self.rows_of(i).mean(0) for i in range(len(self.ids))])
         self.held = torch.zeros(len(self.rows))
         self.coreset = self.choose_coreset(range(len(self.ids)), fraction, start)
+
+    def reopen(self, samples: int, keep: int | None = None) -> Bank:
+        """Return a bank with these rows that takes `samples` more; this one stays as it is.
+
+        The channel scale stays, so that the rows do; where the budget asks for it, each old sample is thinned to its own coreset.
+
+        Args:
+            samples: how many will come.
+            keep: only the first `keep` old samples stay; None keeps all.
+        """
+        bank = Bank(self.scaling, self.budget, len(self.ids[:keep]) + samples)
+        bank.ids, bank.shift, bank.scale = self.ids[:keep], self.shift, self.scale
+        bank.descriptors = self.descriptors[:keep]
+        chosen = []
+        for number in range(len(bank.ids)):
+            rows = self.rows_of(number)
+            room = bank.rows_per_sample(*rows.shape)
+            own = select_coreset(rows, room).sort().values if room < len(rows) else torch.arange(len(rows))
+            chosen.append(own + self.start[number])
+        bank.rows, bank.place = self.rows[torch.cat(chosen)], self.place[torch.cat(chosen)]
+        bank.start = torch.tensor([0, *map(len, chosen)]).cumsum(0)
+        return bank
 
     def _fit_scale(self) -> None:
         total = sum(len(part) for part in self._parts)
@@ -141,6 +166,7 @@ class Bank:
 
     def measure_reach(self, folds: Sequence[Sequence[int]]) -> None:
         """Note how far a held-out normal sample is from its most similar other one, at most: `reach`."""
+        self.reach = 0.0
         for fold in folds:
             allowed = sorted(set(range(len(self.ids))) - set(fold))
             gaps, _ = nearest_rows(self.descriptors[list(fold)], self.descriptors[allowed], 1)
@@ -166,10 +192,10 @@ class Bank:
         """Return the (P, 2) int64 places of one sample's rows."""
         return self.place[self.span(sample)].long()
 
-    def similar_samples(self, features: Tensor, count: int, allowed: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """Return the `count` samples whose descriptor is nearest to the features' mean, nearest first, and their distances."""
+    def similar_samples(self, descriptor: Tensor, count: int, allowed: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the `count` samples whose descriptor is nearest to the given (C,), nearest first, and their distances."""
         pool = torch.arange(len(self.ids)) if allowed is None else torch.as_tensor(list(allowed))
-        distances, index = nearest_rows(features.mean(0, keepdim=True), self.descriptors[pool], min(count, len(pool)))
+        distances, index = nearest_rows(descriptor[None], self.descriptors[pool], min(count, len(pool)))
         return pool[index[0]], distances[0]
 
     def match_samples(
@@ -228,8 +254,11 @@ class Bank:
         bank.reach = float(values["reach"])
         bank.ids = [str(identity) for identity in values["ids"]]
         fits = (
-            bank.start.tolist()[-1:] == [len(bank.rows)]
-            and len(bank.start) == len(bank.ids) + 1 == len(bank.descriptors) + 1
+            bank.start.tolist()[:1] == [0]
+            and bank.start.tolist()[-1] == len(bank.rows)
+            and bool((bank.start.diff() > 0).all())
+            and len(bank.start) == len(bank.ids) + 1
+            and bank.descriptors.shape == (len(bank.ids), bank.rows.shape[-1])
             and len(bank.held) == len(bank.place) == len(bank.rows)
             and len(bank.scale) == len(bank.shift) == bank.rows.shape[-1]
             and len(bank.coreset) > 0

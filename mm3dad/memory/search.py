@@ -48,9 +48,10 @@ def nearest_rows(queries: Tensor, rows: Tensor, k: int, backend: str = "torch") 
     Returns:
         distances (P, k) float32, indices (P, k) int64.
     Raises:
+        ConfigError: k is out of range.
         MissingPackageError: faiss is asked for and not installed.
     """
-    if backend == "torch":
+    if backend == "torch" or not 1 <= k <= len(rows):  # torch's search refuses such a k
         return nearest_neighbors(queries, rows, k)
     try:
         import faiss
@@ -64,5 +65,5 @@ def nearest_rows(queries: Tensor, rows: Tensor, k: int, backend: str = "torch") 
     _, found = index.search((queries - center).contiguous().cpu().numpy(), spare)
     candidates = torch.from_numpy(found).to(queries.device).sort(1).values
     exact = torch.stack([(queries - rows[column]).square().sum(1).sqrt() for column in candidates.unbind(1)], dim=1)
-    distances, order = exact.sort(1, stable=True)
+    distances, order = exact.sort(dim=1, stable=True)
     return distances[:, :k].contiguous(), candidates.gather(1, order)[:, :k].contiguous()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import mm3dad
 from mm3dad import files
-from mm3dad.errors import ConfigError, DataError, ModelError, nearest_name
+from mm3dad.errors import ConfigError, DataError, ModelError, StorageError, nearest_name
 from mm3dad.registry import METHODS
 from mm3dad.types import Prediction, Sample
 
@@ -48,7 +48,7 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
             raise ConfigError(f"option {name} must be one of {', '.join(map(str, arguments))}, got {value!r}")
         return value
     if origin is tuple:
-        items = [part for part in value.split(",") if part] if isinstance(value, str) else value
+        items = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         if not isinstance(items, Iterable):
             items = [items]
         return tuple(_convert(name, arguments[0], item) for item in items)
@@ -173,19 +173,23 @@ class Detector(ABC):
         staging = folder / "tensors.new.safetensors"
         digest = files.write_tensors(staging, tensors)
         final = folder / f"tensors-{digest[:16]}.safetensors"
-        staging.replace(final)
-        files.write_json(
-            folder / "model.json",
-            {
-                "format": FORMAT,
-                "mm3dad": mm3dad.__version__,
-                "method": self.name,
-                "config": dataclasses.asdict(self.config),
-                "weights": self.weights,
-                "tensors": {"file": final.name, "sha256": digest},
-                "values": values,
-            },
-        )
+        is_known = final.exists()
+        model = {
+            "format": FORMAT,
+            "mm3dad": mm3dad.__version__,
+            "method": self.name,
+            "config": dataclasses.asdict(self.config),
+            "weights": self.weights,
+            "tensors": {"file": final.name, "sha256": digest},
+            "values": values,
+        }
+        try:
+            staging.replace(final)
+            files.write_json(folder / "model.json", model)
+        except StorageError:
+            if not is_known:
+                final.unlink(missing_ok=True)
+            raise
         for stale in folder.glob("tensors-*.safetensors"):
             if stale != final:
                 stale.unlink()
@@ -226,7 +230,9 @@ def load_detector(folder: str | Path) -> Detector:
         raise ModelError(f"{folder} has a configuration this version does not know ({error}); fit again") from error
     try:
         detector._restore(files.read_tensors(folder / file, digest), values)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (ConfigError, DataError, ModelError):
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ModelError(f"{folder} lacks a part of a {method} model ({error}); fit and save it again") from error
     detector.is_fitted = True
     return detector

@@ -54,7 +54,15 @@ class Modality:
         scaling = "channel" if self.name == "rgb" or self.config.points == "point_mae" else "global"
         self.bank = Bank(scaling, share, samples)
 
-    def match(self, rows: Tensor, place: Tensor, allowed: Sequence[int] | None = None, coreset: Tensor | None = None) -> Match:
+    def reopen(self, samples: int, keep: int | None) -> Modality:
+        """Return a modality that knows the same (or the first `keep`) samples and takes `samples` more; this one stays as it is."""
+        grown = Modality(self.name, self.config)
+        grown._branch, grown.bank = self.branch, self.bank.reopen(samples, keep)
+        return grown
+
+    def match(
+        self, rows: Tensor, place: Tensor, descriptor: Tensor, allowed: Sequence[int] | None = None, coreset: Tensor | None = None
+    ) -> Match:
         """Match (P, C) normalised patches with K normal patches each: distances and row numbers (P, K).
 
         They come from the K most similar normal samples. Where the global bank is off, or the sample is unlike every normal one
@@ -62,7 +70,7 @@ class Modality:
         """
         c = self.config
         if c.global_bank:
-            similar, gaps = self.bank.similar_samples(rows, c.neighbors, allowed)
+            similar, gaps = self.bank.similar_samples(descriptor, c.neighbors, allowed)
             if allowed is not None or float(gaps[0]) <= self.bank.reach:
                 return self.bank.match_samples(rows, similar.tolist(), place, c.window)
         return self.bank.match_coreset(rows, c.neighbors, coreset, c.search)
@@ -80,7 +88,7 @@ class Modality:
             allowed = sorted(set(range(len(bank.ids))) - set(fold))
             coreset = None if self.config.global_bank else bank.choose_coreset(allowed, self.config.coreset, self.config.seed)
             for i in fold:
-                matches[i] = self.match(bank.rows_of(i), bank.places_of(i), allowed, coreset)
+                matches[i] = self.match(bank.rows_of(i), bank.places_of(i), bank.descriptors[i], allowed, coreset)
                 bank.held[bank.span(i)] = matches[i][0].amin(1)
         bank.measure_reach(folds)
         self.spread = float(bank.held.std(correction=0))
@@ -91,11 +99,11 @@ class Modality:
         self.unit = Calibration(0.0 if self.config.scale else unit.location, unit.scale)
         return ordered
 
-    def image_score(self, score: float, rows: Tensor, exclude: int | None = None) -> float:
+    def image_score(self, score: float, descriptor: Tensor, exclude: int | None = None) -> float:
         """Judge an image score against the held-out scores of the normal samples most like this one (or of all)."""
         others = [i for i in range(len(self.bank.ids)) if i != exclude] or [0]
         if self.config.rescore:
-            similar, _ = self.bank.similar_samples(rows, self.config.neighbors, others)
+            similar, _ = self.bank.similar_samples(descriptor, self.config.neighbors, others)
         else:
             similar = torch.tensor(others)
         return judge_against_neighbors(score, self.image_scores[similar], float(self.image_scores.std(correction=0)))

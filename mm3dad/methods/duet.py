@@ -71,7 +71,7 @@ class Config:
                 raise ConfigError(f"modalities must be of rgb, xyz, got {name!r}; write modalities=rgb,xyz")
         for name, low, high in (
             ("image_size", 32, 4096), ("max_points", 128, 10**7), ("centers", 1, 10**6), ("group_size", 4, 10**5), ("neighbors", 1, 10**5),
-            ("folds", 2, 1000), ("coreset", 0.0, 1.0), ("top", 0.0, 1.0), ("smooth", 0.0, 100.0), ("false_alarms", 1e-9, 0.999),
+            ("folds", 2, 1000), ("seed", 0, 2**62), ("coreset", 0.0, 1.0), ("top", 0.0, 1.0), ("smooth", 0.0, 100.0), ("false_alarms", 1e-9, 0.999),
             ("memory_budget", 0.0, 1e6),
         ):  # fmt: skip
             if not low <= getattr(self, name) <= high:
@@ -101,38 +101,78 @@ class Duet(Detector):
     def fit(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Duet:
         if len(samples) == 0:
             raise DataError("duet needs at least one normal sample, got none; check the training folder")
-        report = progress or (lambda stage, done, total: None)
         self.is_fitted = False
-        self._remember(samples, report)
-        report("held-out scores", 0, 1)
-        self._calibrate()
-        # A single sample is held out only from turned copies of itself, which vary less than parts do.
-        self._calibrated = len(samples) > 1
-        self.is_fitted = True
-        if validation is not None and len(validation):
-            predictions = []
-            for number in range(len(validation)):
-                report("validation", number, len(validation))
-                predictions.append(self.predict(validation[number]))
-            self._set_thresholds({name: [float(p.parts[f"{name}_score"]) for p in predictions] for name in self._parts})
-        return self
-
-    def _remember(self, samples: Sequence[Sample], report: Progress) -> None:
-        """Stream the samples' features into the banks."""
-        first = samples[0]
-        names = self.config.modalities or first.modalities
-        self._parts = {name: Modality(name, self.config) for name in names}
+        names = self.config.modalities or samples[0].modalities
+        self._parts = {name: Modality(name, self.config) for name in MODALITIES if name in names}
         turns = [(q, m) for m in (False, True) for q in range(4)] if len(samples) == 1 else [(0, False)]
         for part in self._parts.values():
             part.open_bank(len(samples) * len(turns), int(self.config.memory_budget * 2**30 / len(self._parts)))
+        # A single sample is held out only from turned copies of itself, which vary less than parts do.
+        self._calibrated = len(samples) > 1
+        return self._learn(samples, turns, progress, validation)
+
+    def add(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Duet:
+        """Learn from further normal samples: the banks grow, and coreset, held-out scores and thresholds are chosen anew.
+
+        The channel scale stays, so the rows of earlier samples do. Where the model knew one sample only, its turned copies go.
+
+        Args:
+            samples, progress, validation: as for `fit`; without validation samples the thresholds come from the folds.
+        Raises:
+            ModelError: not fitted.
+            DataError: no sample, or one without a modality of the model; the model is as it was before.
+        """
+        self._require_fit()
+        if len(samples) == 0:
+            raise DataError("expected at least one normal sample to add, got none; check the folder")
+        before = self._parts, self._thresholds, self._calibrated
+        self._parts = {name: part.reopen(len(samples), None if self._calibrated else 1) for name, part in before[0].items()}
+        self._calibrated = True
+        try:
+            return self._learn(samples, [(0, False)], progress, validation)
+        except BaseException:
+            self._parts, self._thresholds, self._calibrated = before
+            self.is_fitted = True
+            raise
+
+    def _learn(
+        self,
+        samples: Sequence[Sample],
+        turns: Sequence[tuple[int, bool]],
+        progress: Progress | None,
+        validation: Sequence[Sample] | None,
+    ) -> Duet:
+        report = progress or (lambda stage, done, total: None)
+        self._remember(samples, turns, report)
+        report("held-out scores", 0, 1)
+        self._calibrate()
+        self.is_fitted = True
+        if validation is not None and len(validation):
+            scores: dict[str, list[float]] = {name: [] for name in self._parts}
+            for number in range(len(validation)):
+                report("validation", number, len(validation))
+                sample = validation[number]
+                self._require_modalities(sample, "validation")
+                parts = self.predict(sample).parts
+                for name, values in scores.items():
+                    values.append(float(parts[f"{name}_score"]))
+            self._set_thresholds(scores)
+        return self
+
+    def _require_modalities(self, sample: Sample, role: str) -> None:
+        for name in self._parts:
+            if name not in sample.modalities:
+                raise DataError(
+                    f"{role} sample {sample.meta.id!r} has no {name}; complete it, or fit with modalities={','.join(sample.modalities)}"
+                )
+
+    def _remember(self, samples: Sequence[Sample], turns: Sequence[tuple[int, bool]], report: Progress) -> None:
+        """Stream the samples' features into the banks."""
         stage = "features"
         for number in range(len(samples)):
             report(stage, number, len(samples))
-            sample = samples[number] if number else first
-            for name in set(names) - set(sample.modalities):
-                raise DataError(
-                    f"training sample {sample.meta.id!r} has no {name}; complete it, or fit with modalities={','.join(sample.modalities)}"
-                )
+            sample = samples[number]
+            self._require_modalities(sample, "training")
             for turned in [augment(sample, *turn) for turn in turns] if len(turns) > 1 else [sample]:
                 for name, part in self._parts.items():
                     patches = part.branch.describe([turned])[0]
@@ -156,7 +196,7 @@ class Duet(Detector):
             part.image_scores = torch.tensor(scores[name])
         self._set_thresholds(
             {
-                name: [part.image_score(scores[name][i], part.bank.rows_of(i), exclude=i) for i in range(count)]
+                name: [part.image_score(scores[name][i], part.bank.descriptors[i], exclude=i) for i in range(count)]
                 for name, part in self._parts.items()
             }
         )
@@ -171,6 +211,9 @@ class Duet(Detector):
         """Return each modality's patch scores (P,), 0 at the ordinary, 1 at the rare."""
         columns = {name: self._parts[name].judge(match) for name, match in matches.items()}
         if self.config.enhance and len(columns) == 2:
+            # One modality may have been matched with the coreset, the other with fewer similar samples.
+            count = min(values.shape[1] for values in columns.values())
+            columns = {name: values[:, :count] for name, values in columns.items()}
             image = places["rgb"]
             cell = places["xyz"][:, 0] * (int(image[:, 1].max()) + 1) + places["xyz"][:, 1]
             pair = enhance(columns["rgb"].clamp_min(0), columns["xyz"].clamp_min(0), cell.clamp(max=len(image) - 1), fraction=0.0)
@@ -192,12 +235,12 @@ class Duet(Detector):
                 f"sample {sample.meta.id!r} has {' and '.join(sample.modalities)}, the model was fitted on {' and '.join(self._parts)}; "
                 "give one of these, or fit again"
             )
-        matches = {name: self._parts[name].match(rows, patches.place) for name, (rows, patches) in found.items()}
+        matches = {name: self._parts[name].match(rows, patches.place, rows.mean(0)) for name, (rows, patches) in found.items()}
         values = self._score(matches, {name: patches.place for name, (_, patches) in found.items()})
         parts: dict[str, Tensor] = {}
         for name, (rows, patches) in found.items():
             part = self._parts[name]
-            score = part.image_score(top_fraction_score(values[name][None], self.config.top), rows)
+            score = part.image_score(top_fraction_score(values[name][None], self.config.top), rows.mean(0))
             parts[f"{name}_score"] = torch.tensor(score)
             sigma = self.config.smooth * (sample.size[0] * sample.size[1]) ** 0.5 / 224
             heat = part.to_map(values[name], patches, sample)

@@ -153,7 +153,7 @@ def doctor_self() -> dict[str, Any]:
         "versions": versions,
         "devices": devices,
         "caches": {name: f"{path} ({_describe_cache(Path(path))})" for name, path in caches.items()},
-        "ops": "torch reference",
+        "ops": ["torch reference, the native kernels are not built"],
         "problems": problems,
     }
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +17,13 @@ from mm3dad.data.clean import CleanConfig, clean_sample, find_plane_points
 from mm3dad.data.writing import write_sample
 from mm3dad.errors import ConfigError, DataError, StorageError, nearest_name
 from mm3dad.registry import DATASETS
+from mm3dad.run._pool import run_parallel
 from mm3dad.run.progress import track, track_stages
 
 MANIFEST = "manifest.json"
 JOURNAL = ".journal"
+GUARDS = ("max_removed",)  # parameters that decide whether to go on, not what is written
+PROBES = 5  # training samples of a category that are looked at first
 SPLITS = ("train", "validation", "test")
 Source = tuple[str, str, str, str, tuple[tuple[str, Any], ...]]
 
@@ -98,9 +97,7 @@ def prepare(
     names = list(categories) if categories is not None else kind.categories(root)
     splits = {(category, split): _open_split(kind, root, category, split, reading) for category in names for split in SPLITS}
     if config is not None:
-        for category in names:  # a flat part is refused before hours are spent
-            train = splits[category, "train"]
-            find_plane_points(train[0], config)
+        _refuse_flat([splits[category, "train"] for category in names], config)
     parameters = {"dataset": name, **reading, **(dataclasses.asdict(config) if config else {})}
     done = _resume(out, parameters)
     jobs: dict[str, tuple[Source, Record]] = {}
@@ -109,10 +106,11 @@ def prepare(
         jobs |= {f"{category}/{record.id}": (source, record) for record in dataset.records}
         if split == "train" and dataset.intrinsics is not None:
             _write_camera(out / category, dataset, config)
+    _refuse_removed(out, done, jobs, names)
     todo = {key: job for key, job in jobs.items() if not _is_current(out, done.get(key), job[1])}
     header = {"mm3dad": __version__, "source": str(root.resolve()), "parameters": parameters}
     files.write_json(out / MANIFEST, {**header, "complete": False, "samples": done})
-    calls = _run(_prepare_one, [(str(out), key, *job, config) for key, job in todo.items()], workers)
+    calls = run_parallel(_prepare_one, [(str(out), key, *job, config) for key, job in todo.items()], workers)
     for key, entry in track(calls, f"prepare {name}", total=len(todo)):
         done[key] = entry
     files.write_json(out / MANIFEST, {**header, "complete": True, "samples": {key: done[key] for key in sorted(done)}})
@@ -143,6 +141,20 @@ def _split_options(name: str, own: Sequence[str], options: dict[str, Any]) -> tu
     return reading, CleanConfig(**{key: value for key, value in options.items() if key in fields})
 
 
+def _refuse_flat(training: Sequence[Dataset], config: CleanConfig) -> None:
+    """Look at a few samples of each category, so that a flat part is refused before hours are spent."""
+    picked = [(dataset, index) for dataset in training for index in range(0, len(dataset), -(-len(dataset) // PROBES))]
+    for dataset, index in track(picked, "look for the background"):
+        find_plane_points(dataset[index], config)
+
+
+def _refuse_removed(out: Path, done: dict[str, Any], jobs: dict[str, Any], categories: Sequence[str]) -> None:
+    """Refuse to call a folder complete that holds samples which the input has no longer, or under another name."""
+    gone = sorted(key for key in done if key.partition("/")[0] in categories and key not in jobs)
+    if gone:
+        raise DataError(f"{out} holds {len(gone)} samples that the input has no longer, e.g. {gone[0]}; prepare into a new folder")
+
+
 def _check_apart(root: Path, out: Path) -> None:
     inside, outside = root.resolve(), out.resolve()
     if inside == outside or outside.is_relative_to(inside) or inside.is_relative_to(outside):
@@ -166,18 +178,21 @@ def _resume(out: Path, parameters: dict[str, Any]) -> dict[str, Any]:
         return {}
     manifest = files.read_json(out / MANIFEST)
     made = manifest.get("parameters") if isinstance(manifest, dict) else None
-    if not isinstance(made, dict):
+    if not isinstance(made, dict) or not isinstance(manifest.get("samples"), dict):
         raise DataError(f"{out} holds a {MANIFEST} of something else; choose a new folder")
-    for key in sorted({*made, *parameters}):
+    for key in sorted({*made, *parameters} - {*GUARDS}):
         if made.get(key) != parameters.get(key):
             raise DataError(
                 f"{out} was prepared with {key}={made.get(key)}, not {parameters.get(key)}; choose a new folder or use the same value"
             )
-    done = dict(manifest.get("samples", {}))
+    done = manifest["samples"]
     for path in (out / JOURNAL).glob("*.json"):
         entry = files.read_json(path)
         done[entry["id"]] = entry["entry"]
-    return done
+    for key, entry in done.items():
+        if not isinstance(entry, dict) or not {"inputs", "outputs"} <= entry.keys():
+            raise DataError(f"{out / MANIFEST} is damaged at {key!r}, expected inputs and outputs; prepare into a new folder")
+    return dict(done)
 
 
 def _state(path: str) -> list[int]:
@@ -230,35 +245,3 @@ def _prepare_one(out: str, key: str, source: Source, record: Record, config: Cle
     entry = {"inputs": inputs, "outputs": outputs, "points": measured, "kept": kept}
     files.write_json(Path(out) / JOURNAL / f"{key.replace('/', '__')}.json", {"id": key, "entry": entry})
     return key, entry
-
-
-def _start_worker() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _run(call: Callable[..., Any], jobs: list[tuple[Any, ...]], workers: int | None) -> Iterator[Any]:
-    """Yield call(*job) for each job, in parallel, in the order they finish; few jobs wait at a time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers or cores, len(jobs))
-    if workers <= 1:
-        for job in jobs:
-            yield call(*job)
-        return
-    # spawn: the parent may hold threads of torch and open3d, which a fork would copy in the middle of their work
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
-        queue = iter(jobs)
-        pending: set[Future[Any]] = {pool.submit(call, *job) for job in islice(queue, 2 * workers)}
-        try:
-            while pending:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-                    pending |= {pool.submit(call, *job) for job in islice(queue, 1)}
-        except BrokenProcessPool as error:
-            raise StorageError(
-                "a worker process was stopped, probably for memory; run again with fewer workers, what is finished stays"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)

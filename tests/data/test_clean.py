@@ -71,7 +71,9 @@ def test_a_flat_part_is_refused_with_a_reason():
     sample = make_sample()
     flat = sample.xyz.clone()
     flat[2] = 0.5
-    with pytest.raises(DataError, match="would take 100% of the valid points of sample 'part', expected at most 80%.*without prepare, or raise max_removed"):
+    with pytest.raises(
+        DataError, match="take 100% of the valid points of sample 'part', expected at most 80%; a flat part is used as it is"
+    ):
         clean_sample(make_sample(xyz=flat), SMALL)
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import zlib
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Map = NDArray[np.floating]
 Rng = np.random.Generator
@@ -38,19 +42,24 @@ def dome(radius: Map) -> Map:
 
 
 @lru_cache(maxsize=32)
-def _basis(n: int, cells: int) -> Map:
+def _basis(n: int, cells: int) -> csr_array:
+    from scipy.sparse import csr_array
+
     place = (np.arange(n)[:, None] + 0.5) / n * cells
     weight = np.exp(-0.5 * ((place - np.arange(-2, cells + 3)) / 0.6) ** 2)
-    return (weight / np.sqrt((weight**2).sum(1, keepdims=True))).astype(np.float32)
+    weight[weight < 1e-4] = 0
+    return csr_array((weight / np.sqrt((weight**2).sum(1, keepdims=True))).astype(np.float32))
 
 
-def smooth_noise(rng: np.random.Generator, n: int, cells: int) -> Map:
+def smooth_noise(rng: Rng, n: int, cells: int) -> Map:
     """Return an (n, n) Gaussian field of mean 0 and variance 1 with `cells` independent values a side.
 
-    The draw does not depend on n, so that a sample keeps its look at every picture size.
+    The draw does not depend on n, so that a sample keeps its look at every picture size. The product is sparse: it needs
+    no BLAS, whose threads would fight with the worker processes and whose rounding depends on their number.
     """
     basis = _basis(n, cells)
-    return basis @ rng.standard_normal((cells + 5, cells + 5), dtype=np.float32) @ basis.T
+    values = rng.standard_normal((cells + 5, cells + 5), dtype=np.float32)
+    return np.ascontiguousarray((basis @ np.ascontiguousarray((basis @ values).T)).T)
 
 
 def make_rng(*key: int | str) -> np.random.Generator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -30,31 +31,27 @@ def _choose_place(rng: Rng, part: Part, size: float, edge: bool) -> tuple[float,
     from scipy.ndimage import distance_transform_edt
 
     step = max(1, len(part.height) // 100)
-    inside = distance_transform_edt(part.cover[step // 2 :: step, step // 2 :: step] > 0.5)
-    cell = 2 * part.extent / inside.shape[0]
-    allowed = part.surface[step // 2 :: step, step // 2 :: step] & (inside > 0)
-    room = inside * cell
-    if edge:
-        band = (inside > 0) & (room < 7) & (room > 3)
-        allowed = band if band.any() else allowed
-    else:
-        roomy = allowed & (room >= min(0.5 * size, 0.75 * float(room[allowed].max())))
-        allowed = roomy if roomy.any() else allowed
-    rows, columns = np.nonzero(allowed)
-    pick = int(rng.random() * len(rows))
-    row, column = rows[pick], columns[pick]
+    coarse = np.s_[step // 2 :: step, step // 2 :: step]
+    inside = distance_transform_edt(part.cover[coarse] > 0.5)
+    cell = 2 * part.extent / len(inside)
+    room, surface = inside * cell, part.surface[coarse] & (inside > 0)
+    wanted = (room > 3) & (room < 7) if edge else surface & (room >= min(0.5 * size, 0.75 * float(room[surface].max())))
+    # Throwing darts in millimetres gives the same place at every picture size.
+    darts = rng.uniform(-part.extent, part.extent, (3000, 2))
+    columns, rows = ((darts + part.extent) / cell).astype(int).clip(0, len(inside) - 1).T
+    hits = np.nonzero(wanted[rows, columns])[0]
+    pick = hits[0] if hits.size else np.argmax(room[rows, columns])
     gy, gx = np.gradient(inside)
-    window = np.s_[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
-    ux, uy = -gx[window].mean(), -gy[window].mean()
-    norm = max(float(np.hypot(ux, uy)), 1e-6)
-    x, y = make_grid(inside.shape[0], part.extent)
-    return float(x[0, column]), float(y[row, 0]), float(ux / norm), float(uy / norm)
+    window = np.s_[max(0, rows[pick] - 2) : rows[pick] + 3, max(0, columns[pick] - 2) : columns[pick] + 3]
+    ux, uy = -float(gx[window].mean()), -float(gy[window].mean())
+    norm = max(math.hypot(ux, uy), 1e-6)
+    return float(darts[pick, 0]), float(darts[pick, 1]), ux / norm, uy / norm
 
 
 def _choose_color(rng: Rng, part: Part) -> Map:
-    """Return a colour that the part does not have: one of the three of the palette farthest from all of its own."""
+    """Return a colour that the part does not have: one of the two of the palette farthest from all of its own."""
     own = part.albedo[::8, ::8][part.cover[::8, ::8] > 0.9]
-    far = np.argsort(np.linalg.norm(_PALETTE[:, None] - own, axis=2).min(1))[-3:]
+    far = np.argsort(np.linalg.norm(_PALETTE[:, None] - own, axis=2).min(1))[-2:]
     return _PALETTE[far[int(rng.random() * len(far))]]
 
 
@@ -63,8 +60,8 @@ def _blob(rng: Rng, part: Part, x: float, y: float, size: float, rough: float) -
     n = len(part.height)
     gx, gy = make_grid(n, part.extent)
     angle, squeeze = rng.uniform(0, np.pi), rng.uniform(0.85, 1.15)
-    along = (gx - x) * np.cos(angle) + (gy - y) * np.sin(angle)
-    across = (gy - y) * np.cos(angle) - (gx - x) * np.sin(angle)
+    along = (gx - x) * math.cos(angle) + (gy - y) * math.sin(angle)
+    across = (gy - y) * math.cos(angle) - (gx - x) * math.sin(angle)
     return np.hypot(along * squeeze, across / squeeze) / (size / 2) + rough * smooth_noise(rng, n, int(part.extent / 4))
 
 
@@ -72,8 +69,8 @@ def _line(rng: Rng, part: Part, x: float, y: float, length: float, width: float)
     """Return the distance to a slightly bent stroke, in half widths (1 on its side)."""
     gx, gy = make_grid(len(part.height), part.extent)
     angle, bend = rng.uniform(0, np.pi), rng.uniform(-0.012, 0.012)
-    along = (gx - x) * np.cos(angle) + (gy - y) * np.sin(angle)
-    across = (gy - y) * np.cos(angle) - (gx - x) * np.sin(angle) - bend * along**2
+    along = (gx - x) * math.cos(angle) + (gy - y) * math.sin(angle)
+    across = (gy - y) * math.cos(angle) - (gx - x) * math.sin(angle) - bend * along**2
     taper = np.sqrt(np.clip(1 - (2 * along / length) ** 2, 1e-4, 1))
     return np.abs(across) / (width / 2 * taper) + np.where(np.abs(along) > length / 2, np.float32(9), np.float32(0))
 
@@ -146,7 +143,7 @@ def add_defect(rng: Rng, part: Part, kind: str, variant: str) -> Part:
             height = height + lump * spot * (rng.uniform(2.6, 3.8) + 0.6 * smooth_noise(rng, n, int(part.extent / 2)))
     elif kind == "stain":
         spot = ramp((1 - _blob(rng, part, x, y, size * 1.1, 0.15)) / 0.45 + 0.3) * cover
-        albedo = _tint(albedo, spot * rng.uniform(0.75, 0.9), color)
+        albedo = _tint(albedo, spot * rng.uniform(0.8, 0.95), color)
     else:
         broken = bool(part.features) and rng.random() < 0.5
         height = _break_feature(rng, part) if broken else _bend(rng, part, x, y, ux, uy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -45,7 +46,7 @@ def make_gasket(rng: Rng, n: int, tone: float, scale: float) -> Part:
     inside = np.minimum(outer - radius, radius - inner)
     for bolt in range(3):
         a = bolt * 2 * np.pi / 3
-        inside = np.minimum(inside, np.hypot(x / scale - 48 * np.cos(a), y / scale - 48 * np.sin(a)) - 3.6)
+        inside = np.minimum(inside, np.hypot(x / scale - 48 * math.cos(a), y / scale - 48 * math.sin(a)) - 3.6)
     cover = ramp(inside / 0.8 + 0.5)
     bead = np.exp(-0.5 * ((radius - 29) / 1.6) ** 2)
     height = cover * (4.0 + rng.normal(0, 0.25) + 1.0 * bead + 0.35 * smooth_noise(rng, n, 3))
@@ -83,8 +84,8 @@ def make_cookie(rng: Rng, n: int, tone: float, scale: float) -> Part:
     albedo = paint(rng, n, (0.74, 0.55, 0.34), tone, 0.05, 0.045)
     albedo *= (1 - 0.35 * ramp((radius - 34) / 14))[..., None] ** np.asarray([0.7, 1.0, 1.3], np.float32)
     for _ in range(rng.integers(11, 17)):
-        a, d = rng.uniform(0, 2 * np.pi), 40 * np.sqrt(rng.uniform(0, 1))
-        window, dx, dy = crop(n, 80, d * np.cos(a), d * np.sin(a), 6)
+        a, d = rng.uniform(0, 2 * np.pi), 40 * math.sqrt(rng.uniform(0, 1))
+        window, dx, dy = crop(n, 80, d * math.cos(a), d * math.sin(a), 6)
         chip = ramp((rng.uniform(2.6, 4.2) - np.hypot(dx, dy * rng.uniform(0.8, 1.2))) / 1.2 + 0.5)
         albedo[window] += chip[..., None] * 0.9 * (np.asarray([0.21, 0.12, 0.08], np.float32) - albedo[window])
         height[window] += chip * rng.uniform(0.6, 1.4) * cover[window]
@@ -110,7 +111,9 @@ def make_potato(rng: Rng, n: int, tone: float, scale: float) -> Part:
         eye = dome(np.hypot(dx / 1.5, dy) / rng.uniform(1.8, 2.6))
         height[window] -= 0.9 * eye
         albedo[window] *= (1 - 0.25 * eye)[..., None]
-    features = [(float(0.45 * long * np.cos(a)), float(0.45 * wide * np.sin(a)), 6.5, 2.6) for a in rng.uniform(0, 6) + np.arange(3) * 2.1]
+    features = [
+        (float(0.45 * long * math.cos(a)), float(0.45 * wide * math.sin(a)), 6.5, 2.6) for a in rng.uniform(0, 6) + np.arange(3) * 2.1
+    ]
     add_features(height, 80, features)
     return Part(80, height, cover, albedo, np.full((n, n), 0.08, np.float32), rho < 0.7, features)
 
@@ -196,7 +199,7 @@ def make_assembled_part(rng: Rng, n: int, tone: float, scale: float) -> Part:
     height = cover * (7 + rng.normal(0, 0.2) + 0.15 * smooth_noise(rng, n, 3))
     albedo = paint(rng, n, (0.55, 0.60, 0.52), tone, 0.025, 0.02)
     gloss = np.full((n, n), 0.15, np.float32)
-    jx, jy = rng.normal(0, 0.8, 2)
+    jx, jy = rng.normal(0, 0.8), rng.normal(0, 0.8)
     block = ramp(box_inside(x, y, -14 + jx, 8 + jy, 52, 34, 4) / 1.2 + 0.5)
     height += block * (14 + rng.normal(0, 0.4))
     albedo += block[..., None] * (paint(rng, n, (0.62, 0.64, 0.68), tone, 0.02, 0.02) - albedo)
@@ -209,13 +212,14 @@ def make_assembled_part(rng: Rng, n: int, tone: float, scale: float) -> Part:
     ink = np.float32(0.85) - 0.55 * lines * ramp(box_inside(x, y, lx, ly, 21, 15, 0.6) / 0.5 + 0.5)
     albedo += label[..., None] * (ink[..., None] - albedo)
     for sx, sy in ((-48, -33), (48, -33), (-48, 33), (48, 33)):
-        distance = np.hypot(x - sx, y - sy)
-        a = rng.uniform(0, np.pi)
-        slot = ramp((0.9 - np.abs((x - sx) * np.sin(a) - (y - sy) * np.cos(a))) / 0.5 + 0.5)
+        window, dx, dy = crop(n, 80, sx * scale, sy * scale, 6.5)
+        dx, dy = dx / scale, dy / scale
+        distance, a = np.hypot(dx, dy), rng.uniform(0, np.pi)
+        slot = ramp((0.9 - np.abs(dx * math.sin(a) - dy * math.cos(a))) / 0.5 + 0.5)
         head = ramp((5 - distance) / 0.6 + 0.5)
-        height += head * (2.6 - 0.05 * distance**2 - 1.0 * slot)
-        albedo += head[..., None] * (0.50 - 0.2 * slot[..., None] - albedo)
-        gloss = np.maximum(gloss, 0.5 * head)
+        height[window] += head * (2.6 - 0.05 * distance**2 - 1.0 * slot)
+        albedo[window] += head[..., None] * (0.50 - 0.2 * slot[..., None] - albedo[window])
+        gloss[window] = np.maximum(gloss[window], 0.5 * head)
     features = [(float(px * scale), float(-22 * scale), 4.6, float(3.2 + rng.normal(0, 0.12))) for px in (-28, -12, 4, 20)]
     add_features(height, 80, features)
     surface = (plate > 7) & (np.abs(box_inside(x, y, -14, 8, 52, 34, 4)) > 4) & (np.abs(box_inside(x, y, 34, 12, 18, 26)) > 4)

@@ -160,44 +160,45 @@ def render(part: Part, pose: Pose, light: Light, table: Map, size: int) -> View:
     s0, t0 = origin[2] * ds - origin[0], origin[2] * dt - origin[1]
 
     n, scale = len(part.height), np.float32(len(part.height) / (2 * part.extent))
-    u, v, du, dv = (values.ravel() for values in ((s0 + part.extent) * scale, (t0 + part.extent) * scale, ds * scale, dt * scale))
-    near = _find_near(part, u, v, du, dv)
-    u, v, du, dv = u[near], v[near], du[near], dv[near]
+    near = _find_near(part, *((values * scale).ravel() for values in (s0 + part.extent, t0 + part.extent, ds, dt)))
+    s0, t0, ds_near, dt_near = (values.ravel()[near] for values in (s0, t0, ds, dt))
+    u, v, du, dv = (s0 + part.extent) * scale, (t0 + part.extent) * scale, ds_near * scale, dt_near * scale
     height = _march(part.height, u, v, du, dv)
     slope_t, slope_s = np.gradient(part.height, 1 / float(scale))
     stack = np.empty((n, n, 9), np.float32)
     stack[..., :3] = part.albedo * part.cover[..., None]
     for channel, values in enumerate((part.cover, part.gloss, slope_s, slope_t, _shade_pits(part.height), part.height), 3):
         stack[..., channel] = values
-    flat = np.zeros((9, size * size), np.float32)
-    flat[7] = 1
-    flat[:, near] = _sample(stack, u + du * height, v + dv * height)
+    *paint, alpha, gloss, slope_s, slope_t, open_sky, exact = _sample(stack, u + du * height, v + dv * height)
     # On a wall the march knows the height better than the map does; elsewhere the map is exact.
-    flat[8, near] = np.where(np.abs(flat[8, near] - height) < 1.0, flat[8, near], height)
-    found = flat.reshape(9, size, size)
-    alpha, gloss, slope_s, slope_t, open_sky, height = found[3:]
-    depth = (height + origin[2]) / local[2]
+    height = np.where(np.abs(exact - height) < 1.0, exact, height)
 
     upright = 1 / np.sqrt(1 + slope_s * slope_s + slope_t * slope_t)
     normal = (-slope_s * upright, -slope_t * upright, upright)
     far = 1 / np.sqrt(1 + ds * ds + dt * dt)
-    toward = (ds * far, dt * far, far)
-    facing = normal[0] * toward[0] + normal[1] * toward[1] + normal[2] * toward[2]
+    far_near = far.ravel()[near]
+    toward = (ds_near * far_near, dt_near * far_near, far_near)
     lamp, projector = light.direction @ pose.axes, (np.asarray([BASELINE, 0, 0]) - pose.origin) @ pose.axes
     shine = gloss * _half_cosine(normal, toward, lamp) ** 24
-    glare = gloss * _half_cosine(normal, toward, projector / np.linalg.norm(projector)) ** 6000
-
     # The tent sends light from everywhere and the table gives most of its share back: a tilt costs little.
     tent = (1 - 0.1 * (1 - upright)) * open_sky
     lx, ly, lz = lamp.astype(np.float32)
-    directed = np.maximum(normal[0] * lx + normal[1] * ly + normal[2] * lz, 0) / max(lz, np.float32(0.2))
+    directed = np.maximum(normal[0] * lx + normal[1] * ly + normal[2] * lz, 0) / lz
     share = np.float32(light.directed)
     shade, shine = (1 - share) * tent + share * directed, 0.25 * share * shine
-    albedo, rgb = np.empty((2, size, size, 3), np.float32)
-    for channel in range(3):
-        albedo[..., channel] = found[channel] + (1 - alpha) * table[..., channel]
-        rgb[..., channel] = (albedo[..., channel] * shade + shine) * np.float32(light.exposure * light.color[channel])
-    return View(depth, facing, glare, _find_lit(depth, focal), albedo, rgb, alpha > 0.5)
+
+    # The rest of the picture is the bare table: flat, matt and fully lit.
+    depth, facing, glare, cover = origin[2] / local[2], far, np.zeros_like(far), np.zeros_like(far)
+    tint = np.float32(light.exposure) * light.color
+    albedo, rgb = table.copy(), table * tint
+    depth.ravel()[near] = (height + origin[2]) / local[2].ravel()[near]
+    facing.ravel()[near] = normal[0] * toward[0] + normal[1] * toward[1] + normal[2] * toward[2]
+    glare.ravel()[near] = gloss * _half_cosine(normal, toward, projector / np.linalg.norm(projector)) ** 6000
+    cover.ravel()[near] = alpha
+    color = np.stack(paint, -1) + (1 - alpha)[:, None] * table.reshape(-1, 3)[near]
+    albedo.reshape(-1, 3)[near] = color
+    rgb.reshape(-1, 3)[near] = (color * shade[:, None] + shine[:, None]) * tint
+    return View(depth, facing, glare, _find_lit(depth, focal), albedo, rgb, cover > 0.5)
 
 
 def _find_lit(depth: Map, focal: float) -> NDArray[np.bool_]:

@@ -21,7 +21,7 @@ def record_xyz(rng: Rng, even: dict[str, float], view: View) -> Map:
     """Record the organised cloud.
 
     Missing are points in the projector's shadow, on walls steeper than 75 degrees, most points where the projector
-    glares, single pixels, and patches anywhere (0.2 to 3.5 % of the picture).
+    glares, single pixels, and patches anywhere (0.2 to 2 % of the picture).
 
     Returns:
         (size, size, 3) float32, metres, camera coordinates; (0, 0, 0) where nothing was measured.
@@ -32,7 +32,7 @@ def record_xyz(rng: Rng, even: dict[str, float], view: View) -> Map:
     depth = view.depth + depth_noise(view) * grain + fringe
     valid = view.lit & (view.facing > 0.26) & (view.glare < 0.18 + 0.08 * smooth_noise(rng, size, 60))
     patches = smooth_noise(rng, size, 22) + 0.35 * smooth_noise(rng, size, 90)
-    lost = int((0.002 + 0.033 * even["missing"]) * size * size)
+    lost = int((0.002 + 0.018 * even["missing"]) * size * size)
     valid &= patches < np.partition(patches.ravel(), -lost)[-lost]
     valid &= rng.random((size, size), dtype=np.float32) > np.float32(0.003)
     line = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / np.float32(FOCAL * size)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import islice
@@ -154,7 +155,10 @@ def _read_entries(out: Path, header: Mapping[str, Any]) -> dict[str, dict[str, A
     if not isinstance(found, dict) or any(found.get(name) != value for name, value in header.items()):
         got = {name: found.get(name) for name in header} if isinstance(found, dict) else type(found).__name__
         raise DataError(f"{out} was written with {got}, this call asks for {dict(header)}; choose a new folder")
-    return {entry["id"]: entry for entry in found.get("samples", [])}
+    samples = found.get("samples")
+    if not isinstance(samples, list) or not all(isinstance(entry, dict) and isinstance(entry.get("id"), str) for entry in samples):
+        raise DataError(f"{path} must list its samples as objects with an id, it does not; delete the folder and write it again")
+    return {entry["id"]: entry for entry in samples}
 
 
 def _write_sample(out: Path, job: _Job, seed: int, size: int) -> dict[str, Any]:
@@ -169,7 +173,7 @@ def _write_sample(out: Path, job: _Job, seed: int, size: int) -> dict[str, Any]:
         mask = Image.fromarray(scan.mask.astype(np.uint8) * 255)
         write_with(paths["gt"], lambda path: mask.save(path, format="PNG"))
     write_with(paths["xyz"], lambda path: tifffile.imwrite(path, scan.xyz, photometric="rgb", metadata=None, software=False))
-    write_with(paths["rgb"], lambda path: Image.fromarray(scan.rgb).save(path, format="PNG", compress_level=2))
+    write_with(paths["rgb"], lambda path: Image.fromarray(scan.rgb).save(path, format="PNG", compress_type=zlib.Z_RLE))
     return {"id": _id(job), "category": category, "split": split, "defect": defect, **scan.truth}
 
 

@@ -1,0 +1,329 @@
+"""`duet` in its settings, under its switches, and with input it must refuse."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+import mm3dad
+from mm3dad.errors import ConfigError, DataError
+from mm3dad.metrics import auroc
+from mm3dad.types import Meta, Sample
+from tests.methods.parts import SMALL, make_cloud, make_sample, make_samples
+
+
+def create(**options):
+    return mm3dad.create("duet", **(SMALL | options))
+
+
+def drop(sample, name):
+    return replace(sample, **({"rgb": None} if name == "rgb" else {"xyz": None, "valid": None}))
+
+
+def rank(detector, good, bad):
+    scores = torch.tensor([detector.predict(sample).score for sample in (*good, *bad)])
+    return auroc(scores, torch.tensor([0] * len(good) + [1] * len(bad)))
+
+
+@pytest.fixture(scope="module")
+def normal():
+    return make_samples(6)
+
+
+@pytest.fixture(scope="module")
+def both(normal):
+    return create().fit(normal)
+
+
+@pytest.fixture(scope="module")
+def good():
+    return make_samples(4, first=50)
+
+
+# ---- settings
+
+
+def test_each_modality_sees_its_own_defects(both, good):
+    for defect, seeing, blind in (("stain", "rgb", "xyz"), ("dent", "xyz", "rgb")):
+        for number in range(3):
+            sample, twin = make_sample(60 + number, defect), make_sample(60 + number)
+            found, plain = both.predict(sample), both.predict(twin)
+            assert found.score > found.threshold and found.is_anomaly
+            assert found.parts[f"{seeing}_score"] > 2 * plain.parts[f"{seeing}_score"]
+            assert found.parts[f"{blind}_score"] == plain.parts[f"{blind}_score"]
+        assert rank(both, good, make_samples(3, first=60, defect=defect)) == 1
+
+
+@pytest.mark.parametrize(("modality", "seen", "unseen"), [("rgb", "stain", "dent"), ("xyz", "dent", "stain")])
+def test_one_modality_alone(normal, good, modality, seen, unseen):
+    detector = create(modalities=modality).fit(normal)
+    other = {"rgb": "xyz", "xyz": "rgb"}[modality]
+    assert set(detector.predict(good[0]).parts) == {f"{modality}_score", f"{modality}_map"}
+    assert rank(detector, good, make_samples(3, first=60, defect=seen)) == 1
+    assert detector.predict(make_sample(60, unseen)).score == detector.predict(make_sample(60)).score
+    alone = create().fit([drop(sample, other) for sample in normal])  # what the data have decides without the option
+    assert alone.predict(drop(good[0], other)).score == detector.predict(good[0]).score
+    with pytest.raises(DataError, match=f"has {other}, the model was fitted on {modality}; give one of these"):
+        detector.predict(drop(good[0], modality))
+
+
+def test_a_sample_without_one_modality_is_judged_by_the_other(both, good):
+    for present, other in (("rgb", "xyz"), ("xyz", "rgb")):
+        whole, part = both.predict(good[0]), both.predict(drop(good[0], other))
+        assert part.score == float(part.parts[f"{present}_score"]) == float(whole.parts[f"{present}_score"])
+        assert torch.equal(part.map, part.parts[f"{present}_map"]) and part.threshold != whole.threshold
+    mixed = [good[0], drop(good[1], "rgb"), drop(good[2], "xyz")]
+    assert [p.score for p in both.predict_batch(mixed)] == [both.predict(sample).score for sample in mixed]
+
+
+@pytest.mark.parametrize("shots", [1, 2, 4])
+def test_few_shots(shots, good):
+    detector = create().fit(make_samples(shots))
+    prediction = detector.predict(good[0])
+    assert prediction.calibrated is (shots > 1) and prediction.threshold > 0
+    assert rank(detector, good, make_samples(3, first=60, defect="both")) >= 0.9
+
+
+def test_classes_share_a_model_as_if_each_had_its_own(normal, good):
+    others = make_samples(6, category="tile")
+    cases = {
+        "plate": [*good, *make_samples(4, first=60, defect="both")],
+        "tile": [*make_samples(4, first=50, category="tile"), *make_samples(4, first=60, defect="both", category="tile")],
+    }
+    shared = create(neighbors=3).fit([*normal, *others])
+    for samples, (category, tests) in zip((normal, others), cases.items(), strict=True):
+        own = create(neighbors=3).fit(samples)
+        labels = torch.tensor([sample.label for sample in tests])
+        together, alone = (auroc(torch.tensor([d.predict(s).score for s in tests]), labels) for d in (shared, own))
+        assert together >= alone - 0.01, category
+        # The global bank routes: the matched rows are the class's own.
+        for name, part in shared._parts.items():
+            patches = part.branch.describe([tests[0]])[0]
+            rows = part.bank.normalise(patches.features)
+            found, _ = part.bank.similar_samples(rows.mean(0), 3)
+            assert all(part.bank.ids[i] == samples[i % 6].meta.id and i // 6 == (category == "tile") for i in found.tolist()), name
+
+
+# ---- switches
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"grouping": False},
+        {"aggregate": False},
+        {"global_bank": False},
+        {"global_bank": False, "search": "faiss"},
+        {"enhance": True},
+        {"rescore": False},
+        {"scale": False},
+        {"fusion": "sum"},
+        {"fusion": "rss"},
+        {"window": 2},
+        {"top": 0, "smooth": 0, "coreset": 0, "neighbors": 1},
+        {"backbone": "test_vit", "weights": "random", "layers": (1, 3)},
+        {"enhance": True, "scale": False, "rescore": False, "global_bank": False, "fusion": "sum"},
+    ],
+    ids=lambda options: ",".join(f"{key}={value}" for key, value in options.items()),
+)
+def test_every_switch_runs_and_still_finds_defects(options, normal, good):
+    detector = create(**options).fit(normal[:4])
+    bad = make_samples(3, first=60, defect="both")
+    assert rank(detector, good, bad) >= 0.9
+    prediction = detector.predict(bad[0])
+    assert prediction.score >= 0 and float(prediction.map.min()) >= 0 and bool(prediction.map.isfinite().all())
+
+
+def test_faiss_and_torch_score_alike(normal, good):
+    scores = [
+        [detector.predict(sample).score for sample in good]
+        for detector in (create(global_bank=False, search=search).fit(normal) for search in ("torch", "faiss"))
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+def test_enhancement_copes_with_one_modality_far_from_all_normals(normal):
+    """Then one is matched with 10 coreset rows, the other with as many samples as there are."""
+    detector = create(enhance=True, coreset=0.2).fit(normal[:4])
+    strange = make_sample(60)
+    strange = replace(strange, rgb=1 - strange.rgb)
+    assert detector.predict(strange).score > detector.predict(make_sample(60)).score
+
+
+def test_the_order_of_modalities_does_not_matter(normal, good, both, tmp_path):
+    detector = create(modalities="xyz,rgb").fit(normal)
+    detector.save(tmp_path)
+    assert mm3dad.load(tmp_path).predict(good[0]).score == detector.predict(good[0]).score == both.predict(good[0]).score
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modalities": "rgb,depth"}, "modalities must be of rgb, xyz, got 'depth'"),
+        ({"image_size": 8}, "option image_size must lie in 32 to 4096, got 8"),
+        ({"max_points": 5}, "option max_points must lie in 128"),
+        ({"centers": 0}, "option centers must lie in 1"),
+        ({"group_size": 3}, "option group_size must lie in 4"),
+        ({"neighbors": 0}, "option neighbors must lie in 1"),
+        ({"folds": 1}, "option folds must lie in 2"),
+        ({"coreset": 1.5}, "option coreset must lie in 0.0 to 1.0, got 1.5"),
+        ({"top": float("nan")}, "option top must lie in 0.0 to 1.0, got nan"),
+        ({"smooth": -1}, "option smooth must lie in 0.0"),
+        ({"false_alarms": 0}, "option false_alarms must lie in"),
+        ({"memory_budget": -1}, "option memory_budget must lie in 0.0"),
+        ({"seed": -1}, "option seed must lie in 0"),
+        ({"window": -1}, "option window must be 0 or more cells, or none, got -1"),
+        ({"fusion": "mean"}, "option fusion must be one of max, sum, rss, got 'mean'"),
+        ({"points": "pointnet"}, "option points must be one of fpfh, point_mae"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ConfigError, match=message):
+        create(**options)
+
+
+# ---- thresholds and memory
+
+
+def test_validation_moves_the_threshold_and_nothing_else(both, normal, good):
+    validated = create().fit(normal, validation=make_samples(5, first=80))
+    for sample in (good[0], make_sample(60, "both")):
+        a, b = both.predict(sample), validated.predict(sample)
+        assert a.score == b.score and torch.equal(a.map, b.map) and a.threshold != b.threshold
+    own = [validated.predict(sample).score for sample in make_samples(5, first=80)]
+    assert validated.predict(good[0]).threshold == pytest.approx(max(own))
+    assert create().fit(normal, validation=[]).predict(good[0]).threshold == both.predict(good[0]).threshold
+
+
+def test_a_validation_sample_without_a_modality_is_named(normal):
+    with pytest.raises(DataError, match=r"validation sample 'train/good/080' has no xyz; complete it"):
+        create().fit(normal[:2], validation=[drop(make_sample(80), "xyz")])
+
+
+def test_a_tight_budget_thins_the_bank_and_still_finds_defects(both, normal, good):
+    budget = 0.4 * both.bank_bytes / 2**30
+    thinned = create(memory_budget=budget).fit(normal)
+    assert thinned.bank_bytes <= budget * 2**30 < both.bank_bytes
+    assert rank(thinned, good, make_samples(3, first=60, defect="both")) == 1
+    with pytest.raises(ConfigError, match=r"memory_budget of \d+ bytes does not hold one row for each of 6 samples; raise it"):
+        create(memory_budget=1e-6).fit(normal)
+
+
+def test_the_bytes_of_the_bank_are_told_before_it_is_full(normal):
+    told = []
+    create().fit(normal, progress=lambda stage, done, total: told.append((done, stage)))
+    assert any("MiB" in stage and done < len(normal) for done, stage in told)
+
+
+# ---- adding samples later
+
+
+def test_adding_to_a_saved_model(normal, good, tmp_path):
+    create().fit(normal[:4]).save(tmp_path / "model")
+    loaded = mm3dad.load(tmp_path / "model")
+    rows = {name: part.bank.rows.clone() for name, part in loaded._parts.items()}
+    assert loaded.add(normal[4:]) is loaded
+    for name, part in loaded._parts.items():
+        assert part.bank.ids == [sample.meta.id for sample in normal]
+        assert torch.equal(part.bank.rows[: len(rows[name])], rows[name])
+        assert len(part.bank.held) == len(part.bank.rows) and float(part.bank.held.min()) > 0  # held out anew
+        assert len(part.image_scores) == 6
+    bad = make_samples(3, first=60, defect="both")
+    assert rank(loaded, good, bad) == 1
+    seen = loaded.predict(normal[5])
+    assert seen.calibrated and seen.score <= seen.threshold
+    loaded.save(tmp_path / "model")
+    assert mm3dad.load(tmp_path / "model").predict(bad[0]).score == loaded.predict(bad[0]).score
+
+
+def test_adding_to_a_model_of_one_sample_replaces_its_turned_copies(normal, good):
+    detector = create().fit(normal[:1])
+    assert all(len(part.bank.ids) == 8 for part in detector._parts.values()) and not detector.predict(good[0]).calibrated
+    detector.add(normal[1:4])
+    assert all(len(part.bank.ids) == 4 for part in detector._parts.values()) and detector.predict(good[0]).calibrated
+
+
+def test_adding_what_does_not_fit_leaves_the_model_as_it_was(normal, good):
+    detector = create().fit(normal[:3])
+    before = detector.predict(good[0])
+    broken = Sample(normal[4].rgb, torch.full_like(normal[4].xyz, torch.nan), meta=Meta("blind"))
+    for samples, message in (
+        ([], "at least one normal sample to add, got none"),
+        ([normal[3], drop(normal[4], "xyz")], "training sample 'train/good/004' has no xyz"),
+        ([normal[3], broken], "sample 'blind': the cloud has no valid point"),
+    ):
+        with pytest.raises(DataError, match=message):
+            detector.add(samples)
+        after = detector.predict(good[0])
+        assert (after.score, after.threshold) == (before.score, before.threshold) and torch.equal(after.map, before.map)
+    detector.add(normal[3:4])
+    assert all(len(part.bank.ids) == 4 for part in detector._parts.values())
+
+
+# ---- input
+
+
+def test_a_training_sample_without_a_modality_is_named(normal):
+    with pytest.raises(DataError, match=r"training sample 'train/good/001' has no xyz; complete it, or fit with modalities=rgb"):
+        create().fit([normal[0], drop(normal[1], "xyz")])
+    with pytest.raises(DataError, match=r"training sample 'train/good/000' has no rgb; complete it, or fit with modalities=xyz"):
+        create(modalities="rgb").fit([drop(normal[0], "rgb")])
+
+
+def test_clouds_with_too_few_points(both, normal):
+    blind = Sample(normal[0].rgb, torch.full_like(normal[0].xyz, torch.nan), meta=Meta("blind"))
+    sparse = normal[0].xyz.clone()
+    sparse[:, 3:] = 0
+    sparse[:, :, 7:] = 0
+    for sample, message in (
+        (blind, "sample 'blind': the cloud has no valid point; check the sensor"),
+        (Sample(normal[0].rgb, sparse, meta=Meta("sparse")), r"sample 'sparse': the cloud has 1\d valid points, fewer than one group of 20"),
+    ):
+        with pytest.raises(DataError, match=message):
+            create(group_size=20).fit([normal[1], sample])
+    with pytest.raises(DataError, match="sample 'blind'"):
+        both.predict(blind)
+
+
+def test_clouds_without_a_grid():
+    clouds = [make_cloud(seed) for seed in range(4)]
+    detector = create().fit(clouds)
+    good, bad = [make_cloud(seed) for seed in (50, 51)], [make_cloud(seed, defect="dent") for seed in (60, 61)]
+    assert rank(detector, good, bad) == 1
+    prediction = detector.predict(bad[0])
+    assert prediction.map.shape == (1, 400) and prediction.calibrated
+    assert create().fit(clouds[:1]).predict(bad[0]).map.shape == (1, 400)
+
+
+def test_equal_samples_fit(normal):
+    detector = create().fit([normal[0]] * 3)
+    same, other = detector.predict(normal[0]), detector.predict(make_sample(60, "both"))
+    assert torch.isfinite(torch.tensor([same.score, other.score])).all() and other.score > same.score
+
+
+def test_a_failed_fit_leaves_no_half_fitted_model(normal):
+    detector = create()
+    with pytest.raises(DataError):
+        detector.fit([normal[0], drop(normal[1], "rgb")])
+    assert not detector.is_fitted
+    assert detector.fit(normal[:2]).is_fitted
+
+
+@pytest.mark.gpu
+def test_the_gpu_scores_like_the_processor(both, normal, good):
+    fast = create(device="cuda").fit(normal)
+    bad = make_samples(3, first=60, defect="both")
+    assert rank(fast, good, bad) == 1
+    slow, quick = both.predict(bad[0]), fast.predict(bad[0])
+    assert float(quick.parts["rgb_score"]) == pytest.approx(float(slow.parts["rgb_score"]), rel=0.1)
+    assert float(quick.parts["xyz_score"]) == float(slow.parts["xyz_score"])
+    assert fast.predict(drop(good[0], "rgb")).score >= 0
+
+
+def test_no_thread_count_changes_hands(both, good):
+    threads = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    both.predict(good[0])
+    assert (torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")) == threads
