@@ -8,7 +8,8 @@ import lzma
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
@@ -32,26 +33,32 @@ class Member(NamedTuple):
     is_folder: bool
     is_plain: bool
     stream: IO[bytes] | None
+    position: int  # bytes of the archive up to here
 
 
-def _open_stream(path: Path) -> IO[bytes]:
+@contextmanager
+def _open_stream(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Yield the unpacked stream and the file below it, whose position tells how far it is."""
     with path.open("rb") as raw:
         start = raw.read(6)
         raw.seek(max(0, path.stat().st_size - 1024))
         end = raw.read()
-    for magic, opener in ((b"\x1f\x8b", gzip.open), (b"\xfd7zXZ", lzma.open), (b"BZh", bz2.open)):
-        if start.startswith(magic):
-            return cast("IO[bytes]", opener(path))
-    if end.strip(b"\0"):  # without compression nothing but its end of zeros shows that a tar is whole
-        raise EOFError("its end is missing")
-    return path.open("rb")
+        raw.seek(0)
+        for magic, opener in ((b"\x1f\x8b", gzip.open), (b"\xfd7zXZ", lzma.open), (b"BZh", bz2.open)):
+            if start.startswith(magic):
+                with cast("IO[bytes]", opener(raw)) as stream:
+                    yield stream, raw
+                return
+        if end.strip(b"\0"):  # without compression nothing but its end of zeros shows that a tar is whole
+            raise EOFError("its end is missing")
+        yield raw, raw
 
 
 def _list_tar(path: Path) -> Iterator[Member]:
-    with _open_stream(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+    with _open_stream(path) as (stream, raw), tarfile.open(fileobj=stream, mode="r|") as tar:
         for entry in tar:
             content = tar.extractfile(entry) if entry.isfile() else None
-            yield Member(entry.name, entry.size, entry.isdir(), entry.isfile() or entry.isdir(), content)
+            yield Member(entry.name, entry.size, entry.isdir(), entry.isfile() or entry.isdir(), content, raw.tell())
         while stream.read(1 << 20):  # the end of a compressed stream shows whether it was whole
             pass
 
@@ -61,10 +68,10 @@ def _list_zip(path: Path) -> Iterator[Member]:
         for entry in archive.infolist():
             kind = entry.external_attr >> 28  # 0: not from Unix, 4: folder, 8: file; others are links and devices
             if entry.is_dir():
-                yield Member(entry.filename, 0, True, True, None)
+                yield Member(entry.filename, 0, True, True, None, entry.header_offset)
             else:
                 with archive.open(entry) as stream:
-                    yield Member(entry.filename, entry.file_size, False, kind in (0, 8), stream)
+                    yield Member(entry.filename, entry.file_size, False, kind in (0, 8), stream, entry.header_offset)
 
 
 def _check_member(path: Path, member: Member) -> None:
@@ -81,9 +88,10 @@ def _copy(member: Member, place: Path) -> None:
         shutil.copyfileobj(member.stream, out, 1 << 20)
 
 
-def _extract(path: Path, target: Path) -> tuple[int, int]:
+def _extract(path: Path, target: Path, progress: Callable[[int, int], None]) -> tuple[int, int]:
     """Write all members below `target`; return the number of files and bytes."""
-    limit = max(FREE_RATIO_BYTES, path.stat().st_size * MAX_RATIO)
+    size = path.stat().st_size
+    limit = max(FREE_RATIO_BYTES, size * MAX_RATIO)
     files = total = 0
     for member in _list_zip(path) if zipfile.is_zipfile(path) else _list_tar(path):
         _check_member(path, member)
@@ -99,6 +107,7 @@ def _extract(path: Path, target: Path) -> tuple[int, int]:
         write_with(place, partial(_copy, member))
         if place.stat().st_size != member.length:
             raise DataError(f"{path}: {member.name!r} has {place.stat().st_size} bytes, expected {member.length}; download it again")
+        progress(member.position, size)
     return files, total
 
 
@@ -110,7 +119,7 @@ def find_root(folder: Path, depth: int = 3) -> Path | None:
     return next((root for child in below if depth > 0 and (root := find_root(child, depth - 1))), None)
 
 
-def unpack(path: str | Path, root: str | Path) -> dict[str, Any]:
+def unpack(path: str | Path, root: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
     """Unpack a .tar.xz, .tar.gz, .tar or .zip of a dataset into `root`, once.
 
     Nothing appears under its final name before the whole archive is unpacked and its layout checked.
@@ -118,6 +127,7 @@ def unpack(path: str | Path, root: str | Path) -> dict[str, Any]:
     Args:
         path: the downloaded file.
         root: folder that receives the categories; made if missing.
+        progress: called with the bytes of the archive that are unpacked, and all of them.
 
     Returns:
         {"file", "bytes", "sha256", "files", "unpacked_bytes", "categories", "new"}; `new` is False if it lay there already.
@@ -143,7 +153,7 @@ def unpack(path: str | Path, root: str | Path) -> dict[str, Any]:
         raise StorageError(f"cannot unpack into {root}: {error.strerror}; choose a folder that can be written") from error
     try:
         try:
-            files, total = _extract(path, temporary)
+            files, total = _extract(path, temporary, progress)
         except (StorageError, DataError):
             raise
         except Exception as error:  # tarfile, zipfile, zlib and lzma share no base class; each of them only decodes here

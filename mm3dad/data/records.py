@@ -109,17 +109,15 @@ def name_points(paths: dict[str, str], otherwise: str) -> str:
 
 
 def parse_modalities(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return the wanted modalities in their fixed order; "rgb,xyz" is understood too.
+    """Return the wanted modalities in their fixed order, None for all; "rgb,xyz" is understood, empty means all as in a method's Config.
 
     Raises:
-        ConfigError: an unknown name, or none at all.
+        ConfigError: an unknown name.
     """
-    if value is None:
+    if not value:
         return None
     names = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
     for name in names:
         if name not in MODALITIES:
             raise ConfigError(f"unknown modality {name!r}; {nearest_name(name, MODALITIES)}")
-    if not names:
-        raise ConfigError("modalities must name rgb, xyz or both, got nothing; leave it out to use what the data have")
     return tuple(name for name in MODALITIES if name in names)

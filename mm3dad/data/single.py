@@ -89,7 +89,8 @@ def read_sample(
         DataError: a file is missing or damaged, sizes differ, a depth image without intrinsics.
     """
     record = find_record(path)
-    wanted = parse_modalities(modalities) or record.modalities
+    asked = parse_modalities(modalities)
+    wanted = asked or record.modalities
     names = [name for name in record.modalities if name in wanted]
     if not names:
         has = ", ".join(record.modalities) or "neither rgb nor xyz"
@@ -102,7 +103,7 @@ def read_sample(
     xyz, colour, organised = None, None, True
     if "xyz" in names:
         xyz, colour, organised = read_points(record.paths, rgb, camera, parse_unit(unit), depth_unit)
-    if rgb is None and (modalities is None or "rgb" in wanted):
+    if rgb is None and (asked is None or "rgb" in asked):
         rgb = colour
     return assemble(record, rgb, xyz, organised, camera)
 

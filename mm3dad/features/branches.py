@@ -13,10 +13,22 @@ from torch.nn import functional as F  # noqa: N812
 
 from mm3dad.errors import DataError
 from mm3dad.features.aggregate import aggregate_map, aggregate_surface
-from mm3dad.features.points import PointGroups, describe_groups, encode_groups, group_points, spread_to_points, thin_points
+from mm3dad.features.points import (
+    FPFH_STATISTICS,
+    describe_groups,
+    encode_groups,
+    group_points,
+    measure_relief,
+    spread_to_points,
+    thin_points,
+)
 from mm3dad.features.rgb import RGBExtractor, resize_image, stack_layers
 from mm3dad.features.weights import TABLE, cache_folder, describe
 from mm3dad.types import Sample
+
+
+# Spread of a relief channel beside that of the whole FPFH block: enough to see a wide flat dent, too little to blur the rest.
+RELIEF_WEIGHT = 0.12
 
 
 @dataclass(frozen=True)
@@ -25,15 +37,15 @@ class Patches:
 
     Args:
         features: (P, C) float32.
-        place: (P, 2) int64, row and column of each patch on the sample's `grid`.
+        place: (P, 2) int64, row and column of the cell of `patch_grid` that holds the patch's centre, whatever the backbone's stride.
         grid: (h, w) patches of the image.
-        groups: the point groups behind the features (point branch only).
+        centers: (P, 3) float32, metres, the centre of each group (point branch only).
     """
 
     features: Tensor
     place: Tensor
     grid: tuple[int, int]
-    groups: PointGroups | None = None
+    centers: Tensor | None = None
 
 
 class RGBBranch:
@@ -53,7 +65,13 @@ class RGBBranch:
 
     @property
     def weights(self) -> list[dict[str, Any]]:
+        """What a result says of the backbone's weights."""
         return [self.extractor.description]
+
+    @property
+    def blocks(self) -> tuple[tuple[int, float], ...]:
+        """How a bank scales the channels: empty, each by its own spread."""
+        return ()
 
     def describe(self, samples: Sequence[Sample]) -> list[Patches]:
         """Return the patches of each sample's image."""
@@ -62,13 +80,13 @@ class RGBBranch:
             assert sample.rgb is not None
             image = resize_image(sample.rgb, self.extractor.input_size(sample.size, self.image_size))
             images.append(image.pow(self.tone) if self.tone != 1.0 else image)
-        return [self._arrange(maps) for maps in self.extractor.extract(images)]
+        grids = [patch_grid(sample.size, self.image_size) for sample in samples]
+        return [self._arrange(maps, cells) for maps, cells in zip(self.extractor.extract(images), grids, strict=True)]
 
-    def _arrange(self, maps: list[Tensor]) -> Patches:
+    def _arrange(self, maps: list[Tensor], cells: tuple[int, int]) -> Patches:
         grid = (int(maps[0].shape[1]), int(maps[0].shape[2]))
         features = stack_layers([_aggregate(layer) if self.aggregate else layer for layer in maps], grid)
-        rows = torch.arange(grid[0], device=features.device)
-        columns = torch.arange(grid[1], device=features.device)
+        rows, columns = ((2 * torch.arange(n, device=features.device) + 1) * cell // (2 * n) for n, cell in zip(grid, cells, strict=True))
         place = torch.stack([rows.repeat_interleave(grid[1]), columns.repeat(grid[0])], dim=1)
         return Patches(features.flatten(1).T.contiguous().cpu(), place.cpu(), grid)
 
@@ -96,6 +114,15 @@ class PointBranch:
         self.group, self.aggregate = group, aggregate
         self._net, self.weights = (None, []) if kind == "fpfh" else _load_point_mae(weights)
 
+    @property
+    def blocks(self) -> tuple[tuple[int, float], ...]:
+        """How a bank scales the channels: (width, weight) of blocks that share one spread.
+
+        The bins of FPFH are commensurable and share theirs; relief, in metres, comes in with a small weight of its own.
+        """
+        relief = ((1, RELIEF_WEIGHT),) * 3
+        return ((FPFH_STATISTICS, 1.0), *relief) if self._net is None else ((self._net.norm.normalized_shape[0] * len(TABLE["point_mae"].layers), 1.0), *relief)
+
     def describe(self, samples: Sequence[Sample]) -> list[Patches]:
         """Return the group features of each sample's cloud.
 
@@ -111,12 +138,11 @@ class PointBranch:
             groups = group_points(points, pixel, self.centers, self.group_size, self.group)
         except DataError as error:
             raise DataError(f"sample {sample.meta.id!r}: {error}") from None
-        if self._net is None:
-            features = describe_groups(groups)
-        else:
-            features = encode_groups(groups, self._net, TABLE["point_mae"].layers)
+        centers = points[groups.center]
+        features = describe_groups(groups) if self._net is None else encode_groups(groups, self._net, TABLE["point_mae"].layers)
         if self.aggregate:
-            features = aggregate_surface(features, points[groups.center], groups.curvature, degrees=(5,))
+            features = aggregate_surface(features, centers, groups.curvature, degrees=(5,))
+        features = torch.cat([features.float(), measure_relief(centers)], dim=1)
         height, width = sample.size
         if height == 1:
             grid, cells = (1, self.centers), torch.stack([torch.zeros_like(groups.center), torch.arange(len(groups.center))], dim=1)
@@ -124,15 +150,25 @@ class PointBranch:
             grid = patch_grid(sample.size, self.image_size)
             center = pixel[groups.center]
             cells = torch.stack([center // width * grid[0] // height, center % width * grid[1] // width], dim=1)
-        return Patches(features.float(), cells, grid, groups)
+        return Patches(features, cells, grid, centers)
 
     def to_map(self, scores: Tensor, patches: Patches, sample: Sample) -> Tensor:
-        """Carry (G,) group scores to the valid pixels of (H, W) by their nearest centres; 0 where nothing was measured."""
-        assert sample.xyz is not None and sample.valid is not None and patches.groups is not None
-        values = spread_to_points(scores[:, None], patches.groups, sample.xyz.flatten(1).T[sample.valid.flatten()])[:, 0]
-        result = torch.zeros(sample.size)
-        result[sample.valid] = values.float()
-        return result
+        """Carry (G,) group scores to the valid pixels of (H, W) by their nearest centres; 0 where nothing was measured.
+
+        Large clouds are answered on a sub-grid of about 224 x 224 pixels and interpolated between its valid pixels: centres lie
+        several of its cells apart, so nothing finer is lost.
+        """
+        assert sample.xyz is not None and sample.valid is not None and patches.centers is not None
+        height, width = sample.size
+        step = max(1, round((height * width) ** 0.5 / 224)) if height > 1 else 1
+        xyz, valid = sample.xyz[:, ::step, ::step], sample.valid[::step, ::step]
+        coarse = torch.zeros(2, *valid.shape)
+        coarse[0, valid] = spread_to_points(scores[:, None], patches.centers, xyz.permute(1, 2, 0)[valid])[:, 0].float()
+        coarse[1] = valid.float()
+        if step == 1:
+            return coarse[0]
+        value, weight = F.interpolate(coarse[None], size=sample.size, mode="bilinear")[0]
+        return torch.where(sample.valid & (weight > 0), value / weight.clamp_min(1e-6), 0.0)
 
 
 def _aggregate(layer: Tensor) -> Tensor:

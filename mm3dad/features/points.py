@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from mm3dad.errors import DataError
-from mm3dad.ops import farthest_point_sample, fpfh, iterative_group, nearest_neighbors
+from mm3dad.ops import farthest_point_sample, fpfh, iterative_group, nearest_neighbors, three_interpolate
 
 
 if TYPE_CHECKING:
     from mm3dad.nets.point_transformer import PointTransformer
+
+
+FPFH_STATISTICS = 66
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def group_points(points: Tensor, pixel: Tensor, centers: int, size: int, grow: b
 
 
 def describe_groups(groups: PointGroups, neighbors: int = 100) -> Tensor:
-    """Describe each group by the mean and the spread of its members' FPFH: (G, 66) float32.
+    """Describe each group by the mean and the spread of its members' FPFH: (G, FPFH_STATISTICS) float32.
 
     Square roots of the histograms are averaged, so that the one or two full bins of a plane do not drown the rest
     (Hellinger distance between histograms).
@@ -106,6 +109,40 @@ def describe_groups(groups: PointGroups, neighbors: int = 100) -> Tensor:
     histograms = fpfh(groups.points, neighbors=neighbors).clamp_min(0).div_(200).sqrt_()
     members = histograms[groups.index]
     return torch.cat([members.mean(1), members.std(1)], dim=1)
+
+
+def measure_relief(centers: Tensor, ranges: Sequence[int] = (64, 256)) -> Tensor:
+    """Measure how far each centre lies above planes of its surroundings: (G, len(ranges) + 1) float32, metres, towards the sensor.
+
+    FPFH sees edges and bends; the flat floor of a wide dent looks to it like any flat surface. The planes are fitted to the nearest
+    `ranges` centres and, last, to the whole cloud, robustly (reweighted by the Cauchy function), so that it follows the dominant plane.
+
+    Args:
+        centers: (G, 3) floating, metres, the sensor at the origin.
+        ranges: numbers of nearest centres; clamped to G.
+    """
+    place = centers.double()
+    _, near = nearest_neighbors(place, place, min(max(ranges), len(place)))
+    heights = []
+    for count in ranges:
+        members = place[near[:, :count]]
+        middle = members.mean(1)
+        offset = members - middle[:, None]
+        normal = torch.linalg.eigh(offset.transpose(1, 2) @ offset).eigenvectors[:, :, 0]
+        heights.append(((place - middle) * _toward_sensor(normal, place)).sum(1))
+    weight = torch.ones_like(place[:, :1])
+    for _ in range(12):
+        middle = (weight * place).sum(0) / weight.sum()
+        offset = place - middle
+        normal = torch.linalg.eigh((weight * offset).T @ offset).eigenvectors[:, 0]
+        height = offset @ _toward_sensor(normal[None], middle[None])[0]
+        unit = 1.5 * height.abs().median().clamp_min(torch.finfo(place.dtype).eps)
+        weight = (1 / (1 + (height / unit) ** 2))[:, None]
+    return torch.stack([*heights, height], dim=1).float()
+
+
+def _toward_sensor(normal: Tensor, place: Tensor) -> Tensor:
+    return torch.where((normal * place).sum(1, keepdim=True) > 0, -normal, normal)
 
 
 @torch.inference_mode()
@@ -121,16 +158,14 @@ def encode_groups(groups: PointGroups, net: PointTransformer, layers: Sequence[i
     return torch.cat(net(points[groups.index] - centers[:, None], centers, layers=tuple(layers)), dim=1)
 
 
-def spread_to_points(values: Tensor, groups: PointGroups, points: Tensor) -> Tensor:
+def spread_to_points(values: Tensor, centers: Tensor, points: Tensor) -> Tensor:
     """Carry one value per group to any points of the same cloud by its nearest centres: (N, C).
 
     Args:
         values: (G, C).
+        centers: (G, 3), metres.
         points: (N, 3), metres.
     """
-    from mm3dad.ops import three_interpolate
-
-    centers = groups.points[groups.center]
     if len(centers) < 3:
         return values[nearest_neighbors(points, centers, 1)[1][:, 0]]
     return three_interpolate(points, centers, values)

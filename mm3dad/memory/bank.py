@@ -23,8 +23,8 @@ class Bank:
     looks at the rows of given samples (`match_samples`) or at the coreset of all of them (`match_coreset`).
 
     Args:
-        scaling: "channel" divides each channel by its spread over the first fit, "global" all by one number: right where the
-            channels of a feature are commensurable, as the bins of a histogram are.
+        blocks: (width, weight) of consecutive channels that share one spread, brought to total spread `weight`: right where
+            channels are commensurable, as the bins of a histogram are. Empty: each channel by its own spread, together 1.
         budget: bytes the rows may take; beyond it each sample is thinned to its own coreset.
         samples: how many samples will come, from which the thinning follows.
 
@@ -32,8 +32,8 @@ class Bank:
         ConfigError: the budget does not hold one row per sample.
     """
 
-    def __init__(self, scaling: str = "channel", budget: int = 2**31, samples: int = 1) -> None:
-        self.scaling, self.budget, self.expected = scaling, budget, samples
+    def __init__(self, blocks: Sequence[tuple[int, float]] = (), budget: int = 2**31, samples: int = 1) -> None:
+        self.blocks, self.budget, self.expected = tuple(blocks), budget, samples
         self.ids: list[str] = []
         self._parts: list[Tensor] = []
         self._places: list[Tensor] = []
@@ -136,7 +136,7 @@ class Bank:
             samples: how many will come.
             keep: only the first `keep` old samples stay; None keeps all.
         """
-        bank = Bank(self.scaling, self.budget, len(self.ids[:keep]) + samples)
+        bank = Bank(self.blocks, self.budget, len(self.ids[:keep]) + samples)
         bank.ids, bank.shift, bank.scale = self.ids[:keep], self.shift, self.scale
         bank.descriptors = self.descriptors[:keep]
         chosen = []
@@ -153,12 +153,17 @@ class Bank:
         total = sum(len(part) for part in self._parts)
         mean = torch.stack([part.double().sum(0) for part in self._parts]).sum(0) / total
         spread = (torch.stack([(part.double() - mean).square().sum(0) for part in self._parts]).sum(0) / total).sqrt()
-        if self.scaling == "global":
-            spread = spread.square().mean().sqrt().expand_as(spread)
         # A channel without spread in normal data would otherwise turn rounding noise into distance.
         floor = 1e-3 * spread.mean() if float(spread.mean()) > 0 else 1.0
-        # Scaled by the root of the width, distances of all modalities are near 1, whatever their number of channels.
-        self.shift, self.scale = mean.float(), (1 / (spread.clamp_min(floor) * len(mean) ** 0.5)).float()
+        spread = spread.clamp_min(floor)
+        parts, first = [], 0
+        for width, weight in self.blocks or ((1, len(mean) ** -0.5),) * len(mean):
+            total_spread = spread[first : first + width].square().sum().sqrt()
+            parts.append((weight / total_spread).expand(width))
+            first += width
+        if first != len(mean):
+            raise DataError(f"features have {len(mean)} channels, their blocks {first}; this is a fault of the feature extractor")
+        self.shift, self.scale = mean.float(), torch.cat(parts).float()
 
     def span(self, sample: int) -> slice:
         """Return the rows of one sample as a slice."""
@@ -234,7 +239,7 @@ class Bank:
         names = ("rows", "place", "start", "coreset", "descriptors", "held", "shift", "scale")
         return {prefix + name: getattr(self, name) for name in names}, {
             "ids": self.ids,
-            "scaling": self.scaling,
+            "blocks": [list(block) for block in self.blocks],
             "budget": self.budget,
             "reach": self.reach,
         }
@@ -246,7 +251,7 @@ class Bank:
         Raises:
             ModelError: a tensor is missing or the parts do not fit together.
         """
-        bank = cls(values["scaling"], int(values["budget"]), len(values["ids"]))
+        bank = cls([(int(w), float(x)) for w, x in values["blocks"]], int(values["budget"]), len(values["ids"]))
         for name in ("rows", "place", "start", "coreset", "descriptors", "held", "shift", "scale"):
             if prefix + name not in tensors:
                 raise ModelError(f"the bank lacks {prefix + name!r}; fit and save the model again")

@@ -30,11 +30,19 @@ def nearest_in_sample(queries: Tensor, rows: Tensor, allowed: Tensor | None = No
         product = torch.addmm(block.square().sum(1), queries, block.T, alpha=-2)
         if allowed is not None:
             product.masked_fill_(~allowed[:, first : first + ROW_BLOCK], torch.inf)
-        value, where = product.min(1)
+        value, where = _smallest(product)
         better = value < best
         best, index = torch.where(better, value, best), torch.where(better, where + first, index)
     distances = (queries - rows[index]).square().sum(1).sqrt()
     return distances.masked_fill(best.isinf(), torch.inf), index
+
+
+def _smallest(values: Tensor) -> tuple[Tensor, Tensor]:
+    if values.device.type != "cpu":
+        return values.min(1)
+    # numpy's argmin along a contiguous row is vectorised, torch's is not.
+    where = torch.from_numpy(values.numpy().argmin(1))
+    return values.gather(1, where[:, None])[:, 0], where
 
 
 def nearest_rows(queries: Tensor, rows: Tensor, k: int, backend: str = "torch") -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mm3dad.features.branches import Patches, PointBranch, RGBBranch
+from mm3dad.features.cache import CachedBranch
 from mm3dad.fusion.rescore import judge_against_neighbors
 from mm3dad.memory import Bank
 from mm3dad.scoring.calibrate import Calibration
@@ -34,25 +35,28 @@ class Modality:
         self.spread = 0.0
         self.unit = Calibration(0.0, 1.0)
         self.image_scores = torch.empty(0)
-        self._branch: RGBBranch | PointBranch | None = None
+        self._branch: RGBBranch | PointBranch | CachedBranch | None = None
 
     @property
-    def branch(self) -> RGBBranch | PointBranch:
+    def branch(self) -> RGBBranch | PointBranch | CachedBranch:
         """The feature extractor, made when it is first needed."""
         c = self.config
-        if self._branch is None and self.name == "rgb":
-            self._branch = RGBBranch(c.backbone, c.layers, c.weights, c.image_size, c.aggregate, c.device, c.seed)
-        elif self._branch is None:
-            self._branch = PointBranch(
-                c.points, c.point_weights, c.image_size, c.centers, c.group_size, c.max_points, c.grouping, c.aggregate
-            )
+        if self._branch is None:
+            made: RGBBranch | PointBranch
+            if self.name == "rgb":
+                settings = (c.backbone, c.layers, c.weights, c.image_size, c.aggregate, c.device, c.seed)
+                made = RGBBranch(*settings)
+            else:
+                settings = (c.points, c.point_weights, c.image_size, c.centers, c.group_size, c.max_points, c.grouping, c.aggregate_points)
+                made = PointBranch(*settings)
+            # The seed matters to random weights alone, and those say it themselves.
+            kept = {"version": 1, "branch": self.name, "settings": settings[:-1] if self.name == "rgb" else settings}
+            self._branch = CachedBranch(made, c.feature_cache, kept) if c.feature_cache else made
         return self._branch
 
     def open_bank(self, samples: int, share: int) -> None:
         """Start an empty bank for `samples` samples within `share` bytes."""
-        # The bins of FPFH are commensurable; the channels of a network are not.
-        scaling = "channel" if self.name == "rgb" or self.config.points == "point_mae" else "global"
-        self.bank = Bank(scaling, share, samples)
+        self.bank = Bank(self.branch.blocks, share, samples)
 
     def reopen(self, samples: int, keep: int | None) -> Modality:
         """Return a modality that knows the same (or the first `keep`) samples and takes `samples` more; this one stays as it is."""
@@ -78,7 +82,7 @@ class Modality:
     def judge(self, match: Match) -> Tensor:
         """Put matched distances (P, K) on the modality's scale."""
         distances, rows = match
-        values = judge_rows(distances, self.bank.held[rows], self.spread) if self.config.scale else distances
+        values = judge_rows(distances, self.bank.held[rows], self.spread) if self.config.local_scale else distances
         return (values - self.unit.location) / self.unit.scale
 
     def hold_out(self, folds: Sequence[Sequence[int]]) -> list[Match]:
@@ -94,9 +98,8 @@ class Modality:
         self.spread = float(bank.held.std(correction=0))
         self.unit = Calibration(0.0, 1.0)
         ordered = [matches[i] for i in range(len(bank.ids))]
-        unit = Calibration.fit(torch.cat([self.judge(match).amin(1) for match in ordered]))
-        # Judged distances have their zero already; raw ones get theirs from the median.
-        self.unit = Calibration(0.0 if self.config.scale else unit.location, unit.scale)
+        if self.config.scale:
+            self.unit = Calibration.fit(torch.cat([self.judge(match).amin(1) for match in ordered]))
         return ordered
 
     def image_score(self, score: float, descriptor: Tensor, exclude: int | None = None) -> float:

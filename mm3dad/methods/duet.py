@@ -21,6 +21,7 @@ from mm3dad.fusion.crossmodal import enhance
 from mm3dad.fusion.late import combine
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.methods._modality import Match, Modality
+from mm3dad.ops import nearest_neighbors
 from mm3dad.scoring.calibrate import fold_indices, threshold_for_rate
 from mm3dad.scoring.maps import smooth_map, top_fraction_score
 from mm3dad.types import Prediction, Sample
@@ -47,22 +48,25 @@ class Config:
     centers: int = _option(1024, "point groups per cloud")
     group_size: int = _option(128, "points per group")
     grouping: bool = _option(True, "iterative point grouping; off: nearest neighbours")
-    aggregate: bool = _option(True, "similarity-weighted aggregation of patches and groups")
+    aggregate: bool = _option(True, "similarity-weighted aggregation of image patches")
+    aggregate_points: bool = _option(False, "similarity-weighted aggregation of point groups along the surface")
     coreset: float = _option(0.05, "share of the rows in the local bank's coreset")
     global_bank: bool = _option(True, "search the rows of the most similar normal samples; off: the coreset of all")
     neighbors: int = _option(10, "similar normal samples (K)")
     window: int | None = _option(None, "search only within this many cells of the same place, for aligned parts; none: everywhere")
     search: Literal["torch", "faiss"] = _option("torch", "library that searches the coreset; the results are the same")
-    scale: bool = _option(True, "judge distances by the held-out scores of the matched rows; off: raw distances")
+    scale: bool = _option(True, "bring patch scores of the modalities to one scale by held-out normal samples; off: raw distances")
+    local_scale: bool = _option(False, "judge each distance by the held-out scores of the rows it matched")
     enhance: bool = _option(False, "cross-modal enhancement between pixels and points")
     rescore: bool = _option(True, "judge image scores against the most similar normal samples; off: against all")
     fusion: Literal["max", "sum", "rss"] = _option("max", "how calibrated scores of the modalities combine")
-    top: float = _option(0.005, "share of the highest patch scores whose mean is the image score; 0 is the maximum")
+    top: float = _option(0.002, "share of the highest patch scores whose mean is the image score; 0 is the maximum")
     smooth: float = _option(4.0, "Gaussian smoothing of the map, in pixels of a 224 x 224 image")
     folds: int = _option(5, "folds over normal samples for held-out scores")
     false_alarms: float = _option(0.01, "rate of false alarms the threshold aims at")
     memory_budget: float = _option(2.0, "GiB the banks may take; beyond it samples are thinned")
     seed: int = _option(0, "first pick of the coreset")
+    feature_cache: str = _option("", "folder in which features are kept between runs; empty keeps none")
     device: str = _option("cpu", "torch device of the backbone")
 
     def __post_init__(self) -> None:
@@ -214,9 +218,9 @@ class Duet(Detector):
             # One modality may have been matched with the coreset, the other with fewer similar samples.
             count = min(values.shape[1] for values in columns.values())
             columns = {name: values[:, :count] for name, values in columns.items()}
-            image = places["rgb"]
-            cell = places["xyz"][:, 0] * (int(image[:, 1].max()) + 1) + places["xyz"][:, 1]
-            pair = enhance(columns["rgb"].clamp_min(0), columns["xyz"].clamp_min(0), cell.clamp(max=len(image) - 1), fraction=0.0)
+            # The nearest patch, not the one in the same cell: backbones differ in stride, and a small budget leaves gaps.
+            patch = nearest_neighbors(places["xyz"].double(), places["rgb"].double(), 1)[1][:, 0]
+            pair = enhance(columns["rgb"].clamp_min(0), columns["xyz"].clamp_min(0), patch, fraction=0.0)
             return {name: torch.maximum(values, columns[name].amin(1)) for name, values in zip(("rgb", "xyz"), pair, strict=True)}
         return {name: values.amin(1) for name, values in columns.items()}
 

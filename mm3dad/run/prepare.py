@@ -90,12 +90,14 @@ def prepare(
     root = Path(root) if root is not None else out.with_name(out.name + "-raw")
     _check_apart(root, out)
     _check_out(out)
-    unpacked = [unpack(archive, root) for archive in archives]
+    unpacked = [_unpack(Path(archive), root) for archive in archives]
     if root.is_dir() and (inner := find_root(root)) is not None:
         root = inner
         _check_apart(root, out)
     names = list(categories) if categories is not None else kind.categories(root)
-    splits = {(category, split): _open_split(kind, root, category, split, reading) for category in names for split in SPLITS}
+    splits: dict[tuple[str, str], Dataset] = {
+        (category, split): kind(root, category, split, strict=split == "train", **reading) for category in names for split in SPLITS
+    }
     if config is not None:
         _refuse_flat([splits[category, "train"] for category in names], config)
     parameters = {"dataset": name, **reading, **(dataclasses.asdict(config) if config else {})}
@@ -127,6 +129,11 @@ def prepare(
         "archives": unpacked,
         "seconds": seconds,
     }
+
+
+def _unpack(archive: Path, root: Path) -> dict[str, Any]:
+    with track_stages(f"unpack {archive.name}") as progress:
+        return unpack(archive, root, lambda done, total: progress("MiB", done >> 20, total >> 20))
 
 
 def _split_options(name: str, own: Sequence[str], options: dict[str, Any]) -> tuple[dict[str, Any], CleanConfig | None]:
@@ -166,10 +173,6 @@ def _check_out(out: Path) -> None:
         raise StorageError(f"expected a folder to write to at {out}, found a file; choose another one")
     if out.is_dir() and not (out / MANIFEST).is_file() and any(out.iterdir()):
         raise DataError(f"{out} is not empty and holds no prepared data (no {MANIFEST}); choose a new folder")
-
-
-def _open_split(kind: type[Dataset], root: Path, category: str, split: str, reading: dict[str, Any]) -> Dataset:
-    return kind(root, category, split, strict=split == "train", **reading)
 
 
 def _resume(out: Path, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
 import io
+import os
+import shutil
 import tarfile
 import zipfile
 
@@ -123,3 +125,31 @@ def test_other_archives_and_folders_in_the_way(tmp_path):
         archive.unpack(path, tmp_path / "raw")
     with pytest.raises(DataError, match="found nothing"):
         archive.unpack(tmp_path / "no.zip", tmp_path / "raw")
+
+
+def test_unpacks_again_what_was_deleted_and_clears_what_a_killed_call_left(tmp_path):
+    path = pack(tmp_path, "data.zip")
+    archive.unpack(path, tmp_path / "raw")
+    for name in ("bagel", "tire"):
+        shutil.rmtree(tmp_path / "raw" / name)
+    left = tmp_path / "raw" / f".unpacking-{sha256_file(path)[:12]}" / "half"
+    left.mkdir(parents=True)
+    assert archive.unpack(path, tmp_path / "raw")["new"]
+    assert sorted(os.listdir(tmp_path / "raw")) == ["archives.json", "bagel", "tire"]
+
+
+def test_folders_that_macos_adds_are_no_categories(tmp_path):
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as out:
+        out.writestr("__MACOSX/bagel/train/good/rgb/._000.png", "x")
+        out.writestr("bagel/train/good/rgb/000.png", "x")
+    assert archive.unpack(tmp_path / "data.zip", tmp_path / "raw")["categories"] == ["bagel"]
+
+
+@pytest.mark.parametrize("name", ["data.tar.xz", "data.tar", "data.zip"])
+def test_progress_rises_to_the_size_of_the_archive(tmp_path, name):
+    path, seen = pack(tmp_path, name), []
+    archive.unpack(path, tmp_path / "raw", lambda done, total: seen.append((done, total)))
+    size = path.stat().st_size
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert all(0 <= done <= total == size for done, total in seen)
+    assert len(seen) == 10

@@ -160,3 +160,19 @@ def test_plane_points_are_valid_ones_only():
     sample = make_sample()
     sample.xyz[:, 0, 0], sample.valid[0, 0] = 0, False
     assert not bool(find_plane_points(sample, SMALL)[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"drop_distance": "abc"}, "drop_distance must be a number, got 'abc'"),
+        ({"candidates": 1.5}, "candidates must be a whole number, got 1.5"),
+        ({"border": True}, "border must be a whole number, got True"),
+        ({"fit_distance": float("nan")}, "fit_distance must be positive and finite"),
+        ({"cluster_distance": float("inf")}, "cluster_distance must be positive and finite"),
+        ({"seed": -1}, "seed must lie in"),
+    ],
+)
+def test_parameters_of_the_wrong_kind(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        CleanConfig(**wrong)

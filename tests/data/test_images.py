@@ -140,3 +140,10 @@ def test_header_tells_shape_and_type_without_pixels(tmp_path, name):
     assert header.shape == (5, 7, 3)
     assert header.dtype == "uint8"
     assert images.Header((3, 5, 7), "float32").size == (5, 7)
+
+
+def test_a_damaged_tiff_gives_one_error_and_no_line_of_the_library(tmp_path, capfd):
+    (tmp_path / "a.tiff").write_bytes(b"II*\0junk")
+    with pytest.raises(DataError, match=r"a\.tiff is not a readable"):
+        images.read_header(tmp_path / "a.tiff")
+    assert capfd.readouterr().err == ""

@@ -58,12 +58,13 @@ def test_trees_of_one_modality(tmp_path, kept):
 
 def test_modalities_option_reads_a_subset(tmp_path):
     write_tree(tmp_path)
-    for value in ("rgb", ["rgb"], "rgb,"[:3]):
+    for value in ("rgb", ["rgb"]):
         data = mm3dad.open_dataset("mvtec3d", tmp_path, "a", "train", modalities=value)
         assert data.modalities == ("rgb",)
         assert data[0].xyz is None
-    assert mm3dad.open_dataset("mvtec3d", tmp_path, "a", "train", modalities="xyz,rgb").modalities == ("rgb", "xyz")
-    for wrong in ("depth", "", []):
+    for value in ("xyz,rgb", "", (), None):
+        assert mm3dad.open_dataset("mvtec3d", tmp_path, "a", "train", modalities=value).modalities == ("rgb", "xyz")
+    for wrong in ("depth", "rgb,"):
         with pytest.raises(ConfigError, match="modalit"):
             mm3dad.open_dataset("mvtec3d", tmp_path, "a", "train", modalities=wrong)
 

@@ -23,6 +23,7 @@ def test_a_file_of_a_tree_names_the_whole_sample(tmp_path):
         assert torch.equal(sample.xyz, expected.xyz)
         assert torch.equal(sample.mask, expected.mask)
         assert (sample.label, sample.meta.id, sample.meta.category, sample.meta.defect) == (1, "test/dent/000", "a", "dent")
+    assert read_sample(tmp_path / "a/test/dent/rgb/000.png", modalities=()).modalities == ("rgb", "xyz")
     only = read_sample(tmp_path / "a/test/good/rgb/001.png", modalities="rgb")
     assert (only.modalities, only.label) == (("rgb",), 0)
 
@@ -111,3 +112,12 @@ def test_inputs_of_a_tree_are_one_file_per_sample(tmp_path):
     for path in (tmp_path / "empty", tmp_path / "nothing"):
         with pytest.raises(DataError, match="expected"):
             list_inputs(path)
+
+
+@pytest.mark.parametrize("inside", ["a/test/dent/rgb", "a/test/dent", "a/test", "a"])
+def test_a_short_path_in_the_working_directory_names_the_whole_sample_too(tmp_path, monkeypatch, inside):
+    write_tree(tmp_path)
+    monkeypatch.chdir(tmp_path / inside)
+    sample = read_sample(os.path.relpath(tmp_path / "a/test/dent/rgb/000.png"))
+    assert (sample.label, sample.meta.id, sample.meta.category) == (1, "test/dent/000", "a")
+    assert sample.modalities == ("rgb", "xyz")

@@ -1,7 +1,7 @@
 """Each modality alone is blind to part of the defects: nearest-patch search on RGB alone and on FPFH alone.
 
 The default run is small. `MM3DAD_FULL=1` takes every category at 400 x 400 with the default counts and prints the
-figures of docs/synthetic.md (about half an hour on 2 cores).
+figures of docs/synthetic.md (about ten minutes on 2 cores).
 """
 
 from __future__ import annotations

@@ -41,9 +41,9 @@ def test_both_branches_share_one_grid(rgb, points, size):
     assert image.grid == cloud.grid == patch_grid(size, 64)
     assert image.features.shape == (image.grid[0] * image.grid[1], 152)
     assert torch.equal(image.place[:, 0] * image.grid[1] + image.place[:, 1], torch.arange(len(image.features)))
-    assert cloud.features.shape == (32, 66) and cloud.features.dtype == torch.float32
+    assert cloud.features.shape == (32, 69) and cloud.features.dtype == torch.float32
     for axis in (0, 1):
-        assert 0 <= int(cloud.place[:, axis].min()) and int(cloud.place[:, axis].max()) < cloud.grid[axis]
+        assert int(cloud.place[:, axis].min()) >= 0 and int(cloud.place[:, axis].max()) < cloud.grid[axis]
 
 
 @pytest.mark.parametrize("name", ["rgb", "points"])
@@ -114,7 +114,7 @@ def test_point_mae_from_a_checkpoint_in_the_published_layout(tmp_path):
     branch = make_points(kind="point_mae", weights=str(tmp_path / "pretrain.pth"), centers=8)
     sample = make_sample(0)
     first, again = branch.describe([sample])[0], branch.describe([make_sample(1), sample])[1]
-    assert first.features.shape == (8, 3 * 384) and bool(first.features.isfinite().all())
+    assert first.features.shape == (8, 3 * 384 + 3) and bool(first.features.isfinite().all())
     assert torch.equal(first.features, again.features)
     (said,) = branch.weights
     assert said["name"] == "point_mae" and len(said["sha256"]) == 64 and said["sha256"] != TABLE["point_mae"].sha256
@@ -165,3 +165,19 @@ def test_the_eight_turns_differ():
     sample = make_sample(0, "both")
     turned = [augment(sample, quarter, mirror).rgb for quarter in range(4) for mirror in (False, True)]
     assert all(not torch.equal(a, b) for i, a in enumerate(turned) for b in turned[:i])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 96)])
+def test_places_are_cells_of_one_grid_whatever_the_backbone(rgb, size):
+    """A transformer with patches of 16 pixels covers every other cell of 8 pixels."""
+    wide = RGBBranch("test_vit", (-1,), "random", 64, True, "cpu", 0)
+    sample = make_sample(0, size=size)
+    fine, coarse = rgb.describe([sample])[0], wide.describe([sample])[0]
+    cells = patch_grid(size, 64)
+    assert coarse.grid != cells and len(coarse.features) == coarse.grid[0] * coarse.grid[1]
+    for axis in (0, 1):
+        places = coarse.place[:, axis].unique()
+        assert len(places) == coarse.grid[axis] and int(places.max()) < cells[axis]
+        assert len(fine.place[:, axis].unique()) == cells[axis]
+        widest = int(torch.cat([torch.tensor([-1]), places, torch.tensor([cells[axis]])]).diff().max())
+        assert widest <= cells[axis] / coarse.grid[axis] + 1

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mm3dad.errors import DataError
-from mm3dad.features.points import describe_groups, encode_groups, group_points, spread_to_points, thin_points
+from mm3dad.features.points import describe_groups, encode_groups, group_points, measure_relief, spread_to_points, thin_points
 from mm3dad.nets.point_transformer import PointTransformer
 
 
@@ -141,7 +141,28 @@ def test_spreading_values_to_points(centers):
     points, pixel = thin_points(xyz, valid, 144)
     groups = group_points(points, pixel, centers, size=8)
     values = torch.arange(1.0, centers + 1)[:, None]
-    spread = spread_to_points(values, groups, points)
+    spread = spread_to_points(values, points[groups.center], points)
     assert spread.shape == (144, 1)
-    assert 1 - 1e-5 <= float(spread.min()) and float(spread.max()) <= centers + 1e-5
+    assert float(spread.min()) >= 1 - 1e-5 and float(spread.max()) <= centers + 1e-5
     torch.testing.assert_close(spread[groups.center], values, rtol=1e-2, atol=0)  # the published weights are 1 / (d + 1e-8)
+
+
+def test_relief_is_zero_on_a_plane_and_the_depth_of_a_dent():
+    y, x = torch.meshgrid(torch.arange(20) * 1e-3, torch.arange(20) * 1e-3, indexing="ij")
+    plane = torch.stack([x, y, 0.4 + 0.3 * x], dim=2).view(-1, 3)
+    assert float(measure_relief(plane).abs().max()) < 1e-7
+    dented = plane.view(20, 20, 3).clone()
+    dented[8:12, 8:12, 2] += 0.002  # away from the sensor
+    whole = measure_relief(dented.view(-1, 3))[:, -1].view(20, 20)
+    expected = -0.002 / (1 + 0.3**2) ** 0.5
+    torch.testing.assert_close(whole[9:11, 9:11], torch.full((2, 2), expected), rtol=0.02, atol=0)
+    assert float(whole[:6].abs().max()) < 0.05 * abs(expected)
+    nearby = measure_relief(dented.view(-1, 3))[:, 0].view(20, 20)
+    assert float(nearby[9, 9]) < 0 < float(nearby[9, 13])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 30])
+def test_relief_of_few_or_coincident_centres_is_finite(count):
+    for centers in (torch.full((count, 3), 0.3), torch.rand(count, 3, generator=torch.Generator().manual_seed(0))):
+        relief = measure_relief(centers)
+        assert relief.shape == (count, 3) and relief.dtype == torch.float32 and bool(relief.isfinite().all())

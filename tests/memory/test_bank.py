@@ -23,8 +23,8 @@ def make_place(count=SIDE * SIDE):
     return torch.stack([cell // SIDE, cell % SIDE], dim=1)
 
 
-def build(samples=4, scaling="channel", fraction=0.2, budget=2**31, seed=0):
-    bank = Bank(scaling, budget, samples)
+def build(samples=4, blocks=(), fraction=0.2, budget=2**31, seed=0):
+    bank = Bank(blocks, budget, samples)
     for number in range(samples):
         bank.add(f"part/{number}", make_features(seed + number), make_place())
     bank.finish(fraction)
@@ -35,14 +35,16 @@ def measure(queries, rows):
     return (queries.double()[:, None] - rows.double()[None]).norm(dim=2)
 
 
-@pytest.mark.parametrize("scaling", ["channel", "global"])
-def test_rows_are_the_features_on_one_scale(scaling):
-    bank = build(scaling=scaling)
+@pytest.mark.parametrize("blocks", [(), ((5, 1.0),), ((3, 1.0), (1, 0.1), (1, 2.0))])
+def test_rows_are_the_features_on_one_scale(blocks):
+    bank = build(blocks=blocks)
     everything = torch.cat([make_features(number) for number in range(4)])
     spread = everything.std(0, correction=0)
-    if scaling == "global":
-        spread = spread.square().mean().sqrt()
-    expected = (everything - everything.mean(0)) / (spread * WIDTH**0.5)
+    unit, first = spread * WIDTH**0.5, 0
+    for width, weight in blocks:
+        unit[first : first + width] = spread[first : first + width].square().sum().sqrt() / weight
+        first += width
+    expected = (everything - everything.mean(0)) / unit
     torch.testing.assert_close(bank.rows.float(), expected, rtol=5e-3, atol=5e-3)
     torch.testing.assert_close(bank.normalise(make_features(2)), bank.rows_of(2), rtol=5e-3, atol=5e-3)
     assert torch.equal(bank.places_of(3), make_place()) and bank.ids == [f"part/{number}" for number in range(4)]
@@ -133,7 +135,7 @@ def test_duplicates_do_no_harm():
 
 
 def test_the_most_similar_samples_come_first():
-    bank = Bank("global", samples=4)
+    bank = Bank(((WIDTH, 1.0),), samples=4)
     for number, shift in enumerate((0.0, 5.0, 1.0, 9.0)):
         bank.add(str(number), make_features(number) + shift, make_place())
     bank.finish(0.1)
@@ -168,7 +170,7 @@ def test_stated_bytes_are_those_it_takes():
 def test_a_small_budget_thins_each_sample_to_its_coreset(share):
     samples, count, width = 3, 100, 40
     budget = int(share * Bank.estimate_bytes(samples, count, width))
-    bank = Bank("channel", budget, samples)
+    bank = Bank((), budget, samples)
     full = [make_features(number, count, width) for number in range(samples)]
     for number, features in enumerate(full):
         bank.add(str(number), features, make_place(count))
@@ -184,11 +186,10 @@ def test_a_small_budget_thins_each_sample_to_its_coreset(share):
 
 
 def test_a_budget_below_one_row_names_the_least():
-    bank = Bank(budget=100, samples=10)
-    with pytest.raises(ConfigError, match=f"does not hold one row for each of 10 samples; raise it to at least {10 * (10 + 16 + 20)} bytes"):
+    bank, least = Bank(budget=100, samples=10), 10 * (10 + 16 + 20)
+    with pytest.raises(ConfigError, match=f"does not hold one row for each of 10 samples; raise it to at least {least} bytes"):
         bank.add("0", make_features(0), make_place())
-    least = Bank(budget=Bank.estimate_bytes(10, 1, WIDTH), samples=10)
-    assert least.rows_per_sample(36, WIDTH) == 1
+    assert Bank(budget=least, samples=10).rows_per_sample(36, WIDTH) == 1
 
 
 def test_what_a_bank_refuses():
@@ -205,16 +206,20 @@ def test_what_a_bank_refuses():
         bank.add("wide", make_features(1, width=9), make_place())
     bank.finish(0.1)
     assert bank.ids == ["first"] and len(bank.rows) == 36
+    blocked = Bank(((2, 1.0), (2, 1.0)), samples=1)
+    blocked.add("first", make_features(0), make_place())
+    with pytest.raises(DataError, match="5 channels, their blocks 4"):
+        blocked.finish(0.1)
     with pytest.raises(ModelError, match="holds 5 channels, got 9; use the backbone it was fitted with"):
         bank.normalise(make_features(1, width=9))
 
 
 def test_state_round_trip():
-    bank = build()
+    bank = build(blocks=((2, 1.0), (3, 0.5)))
     bank.measure_reach([[0, 1], [2, 3]])
     bank.held += torch.arange(len(bank.rows))
     again = Bank.from_state("rgb.", *bank.state("rgb."))
-    assert again.ids == bank.ids and again.scaling == bank.scaling and again.reach == bank.reach and again.budget == bank.budget
+    assert again.ids == bank.ids and again.blocks == bank.blocks and again.reach == bank.reach and again.budget == bank.budget
     queries = make_features(50)
     assert torch.equal(again.normalise(queries), bank.normalise(queries))
     for call in (lambda b: b.match_samples(b.normalise(queries), [0, 3]), lambda b: b.match_coreset(b.normalise(queries), 3)):

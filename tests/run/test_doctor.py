@@ -111,3 +111,22 @@ def test_missing_system_library_is_named_with_its_package(monkeypatch):
 def test_real_recordings_are_healthy(real_data):
     assert doctor(real_data / "mvtec3d_rgb" / "tire" / "test" / "combined") == []
     assert [finding for finding in doctor(real_data / "road_stereo") if finding.severity == "error"] == []
+
+
+def test_files_of_a_kind_that_is_not_read_are_named(tmp_path):
+    write_tree(tmp_path)
+    (tmp_path / "a/test/good/xyz/000.tiff").rename(tmp_path / "a/test/good/xyz/000.exr")
+    found = {finding.path.removeprefix(str(tmp_path)): finding for finding in doctor(tmp_path)}
+    assert list(found) == ["/a/test/good/rgb/000.png", "/a/test/good/xyz/000.exr"]
+    assert "save it as .tiff or .tif or .npy" in found["/a/test/good/xyz/000.exr"].cure
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 32, 32, 3)])
+def test_arrays_that_are_no_image(tmp_path, shape):
+    write_tree(tmp_path)
+    (tmp_path / "a/test/good/xyz/000.tiff").unlink()
+    np.save(tmp_path / "a/test/good/xyz/000.npy", np.zeros(shape, np.float32))
+    for path in (tmp_path, tmp_path / "a/test/good/xyz/000.npy"):
+        (finding,) = doctor(path)
+        assert finding.path.endswith("000.npy")
+        assert f"has shape {shape}, expected (H, W)" in finding.problem

@@ -219,3 +219,41 @@ def test_eyecandies_prepared_equals_read_raw(tmp_path, variant):
     wrong = "musc" if variant == "m3dm" else "m3dm"
     with pytest.raises(DataError, match=f"was prepared as variant {variant}, not {wrong}"):
         mm3dad.open_dataset("eyecandies", tmp_path / "out", "Confetto", "train", variant=wrong)
+
+
+def test_a_flat_part_is_found_in_any_of_several_samples(tree, tmp_path):
+    path = tree / "a/train/good/xyz/001.tiff"
+    xyz = tifffile.imread(path)
+    xyz[..., 2] = 0.5
+    tifffile.imwrite(path, xyz, photometric="rgb")
+    with pytest.raises(DataError, match=r"points of .*a.train.good.xyz.001\.tiff, expected at most 80%"):
+        prepare("mvtec3d", tree, tmp_path / "out", **FAST)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_refusal_can_be_lifted_without_starting_again(tree, tmp_path):
+    prepare("mvtec3d", tree, tmp_path / "out", **FAST)
+    assert prepare("mvtec3d", tree, tmp_path / "out", max_removed=0.99, **FAST)["resumed"] == 10
+
+
+def test_a_sample_that_moved_in_the_input_needs_a_new_folder(tree, tmp_path):
+    prepare("mvtec3d", tree, tmp_path / "out", **FAST)
+    for role in ("rgb", "xyz", "gt"):
+        next((tree / "a/test/dent" / role).glob("000.*")).unlink()
+    with pytest.raises(DataError, match=r"holds 1 samples that the input has no longer, e\.g\. a/test/dent/000; prepare into a new folder"):
+        prepare("mvtec3d", tree, tmp_path / "out", **FAST)
+
+
+@pytest.mark.parametrize("samples", [["a"], {"a/train/good/000": 3}, {"a/train/good/000": {"inputs": {}}}])
+def test_a_damaged_manifest_is_one_line(tree, tmp_path, samples):
+    prepare("mvtec3d", tree, tmp_path / "out", **FAST)
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    (tmp_path / "out/manifest.json").write_text(json.dumps({**manifest, "samples": samples}))
+    with pytest.raises(DataError, match="manifest.json"):
+        prepare("mvtec3d", tree, tmp_path / "out", **FAST)
+
+
+def test_options_of_the_wrong_kind_are_refused_before_anything_is_written(tree, tmp_path):
+    with pytest.raises(ConfigError, match="drop_distance must be a number, got 'abc'"):
+        prepare("mvtec3d", tree, tmp_path / "out", drop_distance="abc")
+    assert not (tmp_path / "out").exists()
