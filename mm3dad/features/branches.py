@@ -26,7 +26,6 @@ from mm3dad.features.rgb import RGBExtractor, resize_image, stack_layers
 from mm3dad.features.weights import TABLE, cache_folder, describe
 from mm3dad.types import Sample
 
-
 # Spread of a relief channel beside that of the whole FPFH block: enough to see a wide flat dent, too little to blur the rest.
 RELIEF_WEIGHT = 0.12
 
@@ -54,14 +53,13 @@ class RGBBranch:
     Args:
         image_size: side of the square with as many pixels as the network's input.
         aggregate: replace each patch by the similarity-weighted mean of its neighbourhood.
-        tone: exponent applied to RGB in [0, 1] before the network; 1 leaves the image as it is.
     """
 
     def __init__(
-        self, backbone: str, layers: Sequence[int], weights: str, image_size: int, aggregate: bool, device: str, seed: int, tone: float = 1.0
+        self, backbone: str, layers: Sequence[int], weights: str, image_size: int, aggregate: bool, device: str = "cpu", seed: int = 0
     ) -> None:
         self.extractor = RGBExtractor(backbone, layers, weights, device, seed)
-        self.image_size, self.aggregate, self.tone = image_size, aggregate, tone
+        self.image_size, self.aggregate = image_size, aggregate
 
     @property
     def weights(self) -> list[dict[str, Any]]:
@@ -78,8 +76,7 @@ class RGBBranch:
         images = []
         for sample in samples:
             assert sample.rgb is not None
-            image = resize_image(sample.rgb, self.extractor.input_size(sample.size, self.image_size))
-            images.append(image.pow(self.tone) if self.tone != 1.0 else image)
+            images.append(resize_image(sample.rgb, self.extractor.input_size(sample.size, self.image_size)))
         grids = [patch_grid(sample.size, self.image_size) for sample in samples]
         return [self._arrange(maps, cells) for maps, cells in zip(self.extractor.extract(images), grids, strict=True)]
 
@@ -121,7 +118,8 @@ class PointBranch:
         The bins of FPFH are commensurable and share theirs; relief, in metres, comes in with a small weight of its own.
         """
         relief = ((1, RELIEF_WEIGHT),) * 3
-        return ((FPFH_STATISTICS, 1.0), *relief) if self._net is None else ((self._net.norm.normalized_shape[0] * len(TABLE["point_mae"].layers), 1.0), *relief)
+        width = FPFH_STATISTICS if self._net is None else self._net.norm.normalized_shape[0] * len(TABLE["point_mae"].layers)
+        return ((width, 1.0), *relief)
 
     def describe(self, samples: Sequence[Sample]) -> list[Patches]:
         """Return the group features of each sample's cloud.

@@ -13,7 +13,6 @@ from torch import Tensor
 from mm3dad.errors import DataError
 from mm3dad.ops import farthest_point_sample, fpfh, iterative_group, nearest_neighbors, three_interpolate
 
-
 if TYPE_CHECKING:
     from mm3dad.nets.point_transformer import PointTransformer
 
@@ -90,7 +89,8 @@ def group_points(points: Tensor, pixel: Tensor, centers: int, size: int, grow: b
     """
     if len(points) < size:
         raise DataError(
-            f"the cloud has {len(points)} valid points, fewer than one group of {size}; lower group_size or check the sensor for missing points"
+            f"the cloud has {len(points)} valid points, fewer than one group of {size}; "
+            "lower group_size or check the sensor for missing points"
         )
     center = farthest_point_sample(points, min(centers, len(points)))
     groups = iterative_group(

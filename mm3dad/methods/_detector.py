@@ -104,9 +104,7 @@ class Detector(ABC):
         self.is_fitted = False
 
     @abstractmethod
-    def fit(
-        self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None
-    ) -> Detector:
+    def fit(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Detector:
         """Learn from normal samples, each read when it is needed.
 
         Args:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mm3dad.methods.duet import Config
 
 Match = tuple[Tensor, Tensor]
+FEATURES_VERSION = 1  # raise it with every change to what a branch computes
 
 
 class Modality:
@@ -44,14 +45,16 @@ class Modality:
         if self._branch is None:
             made: RGBBranch | PointBranch
             if self.name == "rgb":
-                settings = (c.backbone, c.layers, c.weights, c.image_size, c.aggregate, c.device, c.seed)
-                made = RGBBranch(*settings)
+                made = RGBBranch(c.backbone, c.layers, c.weights, c.image_size, c.aggregate, c.device, c.seed)
+                kept: tuple[object, ...] = (c.backbone, c.layers, c.weights, c.image_size, c.aggregate)
             else:
-                settings = (c.points, c.point_weights, c.image_size, c.centers, c.group_size, c.max_points, c.grouping, c.aggregate_points)
-                made = PointBranch(*settings)
-            # The seed matters to random weights alone, and those say it themselves.
-            kept = {"version": 1, "branch": self.name, "settings": settings[:-1] if self.name == "rgb" else settings}
-            self._branch = CachedBranch(made, c.feature_cache, kept) if c.feature_cache else made
+                made = PointBranch(
+                    c.points, c.point_weights, c.image_size, c.centers, c.group_size, c.max_points, c.grouping, c.aggregate_points
+                )
+                kept = (c.points, c.point_weights, c.image_size, c.centers, c.group_size, c.max_points, c.grouping, c.aggregate_points)
+            # The seed matters to random weights alone, and those name it in their description.
+            settings = {"version": FEATURES_VERSION, "branch": self.name, "settings": kept}
+            self._branch = CachedBranch(made, c.feature_cache, settings) if c.feature_cache else made
         return self._branch
 
     def open_bank(self, samples: int, share: int) -> None:

@@ -27,6 +27,20 @@ from mm3dad.scoring.maps import smooth_map, top_fraction_score
 from mm3dad.types import Prediction, Sample
 
 MODALITIES = ("rgb", "xyz")
+RANGES = (
+    ("image_size", 32, 4096),
+    ("max_points", 128, 10**7),
+    ("centers", 1, 10**6),
+    ("group_size", 4, 10**5),
+    ("neighbors", 1, 10**5),
+    ("folds", 2, 1000),
+    ("seed", 0, 2**62),
+    ("coreset", 0.0, 1.0),
+    ("top", 0.0, 1.0),
+    ("smooth", 0.0, 100.0),
+    ("false_alarms", 1e-9, 0.999),
+    ("memory_budget", 0.0, 1e6),
+)
 
 
 def _option(default: Any, text: str) -> Any:
@@ -73,11 +87,7 @@ class Config:
         for name in self.modalities:
             if name not in MODALITIES:
                 raise ConfigError(f"modalities must be of rgb, xyz, got {name!r}; write modalities=rgb,xyz")
-        for name, low, high in (
-            ("image_size", 32, 4096), ("max_points", 128, 10**7), ("centers", 1, 10**6), ("group_size", 4, 10**5), ("neighbors", 1, 10**5),
-            ("folds", 2, 1000), ("seed", 0, 2**62), ("coreset", 0.0, 1.0), ("top", 0.0, 1.0), ("smooth", 0.0, 100.0), ("false_alarms", 1e-9, 0.999),
-            ("memory_budget", 0.0, 1e6),
-        ):  # fmt: skip
+        for name, low, high in RANGES:
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"option {name} must lie in {low} to {high}, got {getattr(self, name)}")
         if self.window is not None and self.window < 0:
@@ -178,7 +188,7 @@ class Duet(Detector):
             sample = samples[number]
             self._require_modalities(sample, "training")
             for turned in [augment(sample, *turn) for turn in turns] if len(turns) > 1 else [sample]:
-                for name, part in self._parts.items():
+                for part in self._parts.values():
                     patches = part.branch.describe([turned])[0]
                     part.bank.add(turned.meta.id, patches.features, patches.place)
             stage = f"features (banks of {sum(part.bank.planned_bytes for part in self._parts.values()) / 2**20:.1f} MiB)"
