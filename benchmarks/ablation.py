@@ -23,7 +23,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "enhancement on": {"enhance": True},
     "re-scoring off": {"rescore": False},
     "scale off": {"scale": False},
-    "local scale on": {"local_scale": True},
+    "local scale off": {"local_scale": 0.0},
     "RGB only": {"modalities": ("rgb",)},
     "3D only": {"modalities": ("xyz",)},
 }

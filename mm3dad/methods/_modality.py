@@ -33,7 +33,6 @@ class Modality:
     def __init__(self, name: str, config: Config) -> None:
         self.name, self.config = name, config
         self.bank = Bank()
-        self.spread = 0.0
         self.unit = Calibration(0.0, 1.0)
         self.image_scores = torch.empty(0)
         self._branch: RGBBranch | PointBranch | CachedBranch | None = None
@@ -85,7 +84,7 @@ class Modality:
     def judge(self, match: Match) -> Tensor:
         """Put matched distances (P, K) on the modality's scale."""
         distances, rows = match
-        values = judge_rows(distances, self.bank.held[rows], self.spread) if self.config.local_scale else distances
+        values = judge_rows(distances, self.bank.held[rows], self.config.local_scale)
         return (values - self.unit.location) / self.unit.scale
 
     def hold_out(self, folds: Sequence[Sequence[int]]) -> list[Match]:
@@ -98,7 +97,6 @@ class Modality:
                 matches[i] = self.match(bank.rows_of(i), bank.places_of(i), bank.descriptors[i], allowed, coreset)
                 bank.held[bank.span(i)] = matches[i][0].amin(1)
         bank.measure_reach(folds)
-        self.spread = float(bank.held.std(correction=0))
         self.unit = Calibration(0.0, 1.0)
         ordered = [matches[i] for i in range(len(bank.ids))]
         if self.config.scale:
@@ -122,10 +120,10 @@ class Modality:
         """Return tensors and plain values for a model folder."""
         tensors, values = self.bank.state(f"{self.name}.")
         tensors[f"{self.name}.image_scores"] = self.image_scores
-        return tensors, {"bank": values, "spread": self.spread, "unit": self.unit.to_dict()}
+        return tensors, {"bank": values, "unit": self.unit.to_dict()}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.bank = Bank.from_state(f"{self.name}.", tensors, values["bank"])
         self.image_scores = tensors[f"{self.name}.image_scores"]
-        self.spread, self.unit = float(values["spread"]), Calibration.from_dict(values["unit"])
+        self.unit = Calibration.from_dict(values["unit"])

@@ -39,6 +39,7 @@ RANGES = (
     ("top", 0.0, 1.0),
     ("smooth", 0.0, 100.0),
     ("false_alarms", 1e-9, 0.999),
+    ("local_scale", 0.0, 1.0),
     ("memory_budget", 0.0, 1e6),
 )
 
@@ -70,7 +71,7 @@ class Config:
     window: int | None = _option(None, "search only within this many cells of the same place, for aligned parts; none: everywhere")
     search: Literal["torch", "faiss"] = _option("torch", "library that searches the coreset; the results are the same")
     scale: bool = _option(True, "bring patch scores of the modalities to one scale by held-out normal samples; off: raw distances")
-    local_scale: bool = _option(False, "judge each distance by the held-out scores of the rows it matched")
+    local_scale: float = _option(0.5, "share of the matched rows' own held-out scores taken off each distance; 0: none")
     enhance: bool = _option(False, "cross-modal enhancement between pixels and points")
     rescore: bool = _option(True, "judge image scores against the most similar normal samples; off: against all")
     fusion: Literal["max", "sum", "rss"] = _option("max", "how calibrated scores of the modalities combine")

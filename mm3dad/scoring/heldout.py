@@ -1,35 +1,35 @@
-"""Patch distances judged by what normal patches of the same kind score when they are held out."""
+"""Patch distances judged by what the matched normal patches score when they are held out."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from mm3dad.errors import ShapeError
+from mm3dad.errors import ConfigError, ShapeError
 
 
-def judge_rows(distances: Tensor, held: Tensor, spread: float, prior: float = 0.25) -> Tensor:
-    """Put distances on the scale of the bank rows they matched: (distance - mean) / (deviation + prior * spread).
+def judge_rows(distances: Tensor, held: Tensor, share: float = 0.5) -> Tensor:
+    """Take off a share of what the matched rows themselves score: distance - share * mean of their held-out scores.
 
-    Rows in a busy texture lie far from their nearest relatives in other normal samples, rows of a plain surface near: the same
-    distance means little in one place and much in the other. Mean and deviation are taken over the held-out scores of the K
-    matched rows; the deviation is enlarged by a share of the overall spread, since K values tell it badly.
+    Rows of a busy texture lie far from their nearest relatives in other normal samples, rows of a plain surface near: the same
+    distance means less in the one place than in the other. Taking all of it off would trust these few values too much (and make
+    plain dark regions, where they are tiny, alarm at any drift of the camera); half of it keeps most of either view.
 
     Args:
         distances: (P, K) distances to K matched rows.
         held: (P, K) the held-out scores of these rows: their own distance to the nearest row of other samples.
-        spread: standard deviation of all held-out scores, >= 0.
-        prior: share of `spread` in every unit.
+        share: in [0, 1]; 0 leaves the distances as they are.
     Returns:
-        (P, K), 0 for a patch as far from the bank as its matches are from each other.
+        (P, K), in the unit of the distances.
     Raises:
         ShapeError: the two differ in shape.
+        ConfigError: share is out of range.
     """
     if distances.ndim != 2 or distances.shape != held.shape:
         raise ShapeError(f"distances and held must both be (P, K), got {tuple(distances.shape)} and {tuple(held.shape)}")
-    deviation = held.std(1, correction=0, keepdim=True)
-    unit = (deviation + prior * spread).clamp_min(torch.finfo(distances.dtype).eps)
-    return (distances - held.mean(1, keepdim=True)) / unit
+    if not 0 <= share <= 1:
+        raise ConfigError(f"share must lie in [0, 1], got {share}; 0.5 is the default")
+    return distances - share * held.mean(1, keepdim=True)
 
 
 def lift(values: Tensor) -> Tensor:

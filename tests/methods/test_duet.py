@@ -123,7 +123,7 @@ def test_classes_share_a_model_as_if_each_had_its_own(normal, good):
     [
         {"grouping": False},
         {"aggregate": False, "aggregate_points": True},
-        {"local_scale": True, "fusion": "rss"},
+        {"local_scale": 0.0, "fusion": "rss"},
         {"global_bank": False},
         {"enhance": True},
         {"rescore": False, "fusion": "sum"},
