@@ -21,7 +21,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "aggregation of groups on": {"aggregate_points": True},
     "global bank off": {"global_bank": False},
     "enhancement on": {"enhance": True},
-    "re-scoring off": {"rescore": False},
+    "re-scoring on": {"rescore": True},
     "scale off": {"scale": False},
     "local scale off": {"local_scale": 0.0},
     "RGB only": {"modalities": ("rgb",)},
