@@ -82,7 +82,6 @@ def test_maps_show_a_hot_patch_where_it_is(rgb, points):
 def test_switches_change_the_features(rgb, points):
     sample = make_sample(0)
     assert not torch.equal(make_rgb(aggregate=False).describe([sample])[0].features, rgb.describe([sample])[0].features)
-    assert torch.equal(make_rgb(tone=1.0).describe([sample])[0].features, rgb.describe([sample])[0].features)
     sample = make_sample(0, "dent")  # grouping follows the surface only where it is curved
     for option in ("group", "aggregate"):
         other = make_points(**{option: False}, group_size=64).describe([sample])[0].features
