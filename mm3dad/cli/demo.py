@@ -9,7 +9,7 @@ from typing import Any
 from mm3dad import files
 from mm3dad.cli.terminal import print_results, say
 
-CATEGORIES = ("assembled_part", "cookie", "gasket", "turned_part")
+CATEGORIES = ("assembled_part", "cookie", "gasket")
 VALIDATION, GOOD, DEFECT = 4, 10, 2
 
 
@@ -19,7 +19,7 @@ def run_demo(
     categories: Sequence[str] | None = None,
     seed: int = 0,
     size: int = 400,
-    train: int = 24,
+    train: int = 20,
     overwrite: bool = False,
     json_path: str | Path | None = None,
     method: str = "duet",
@@ -28,7 +28,7 @@ def run_demo(
 
     Args:
         out: gets data/, results/, report.html, cloud.html and picture.png.
-        categories: synthetic categories; four of different character when None.
+        categories: synthetic categories; three of different character when None.
         seed: of data and detector.
         size: height and width of the samples in pixels.
         train: good parts per category to fit on.

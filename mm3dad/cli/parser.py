@@ -107,10 +107,10 @@ def build_parser() -> Parser:
         "demo", "make synthetic parts, find their defects, write a report", "  mm3dad demo --out demo", "where a copy of the results goes"
     )
     demo.add_argument("--out", metavar="DIR", default="demo", help="folder for data, results and report (default: demo)")
-    demo.add_argument("--categories", metavar="A,B", type=_names, help="synthetic categories (default: four of different character)")
+    demo.add_argument("--categories", metavar="A,B", type=_names, help="synthetic categories (default: three of different character)")
     demo.add_argument("--seed", metavar="S", type=_seed, default=0, help="seed of data and detector (default: 0)")
     demo.add_argument("--size", metavar="PIXELS", type=_positive, default=400, help="height and width of the samples (default: 400)")
-    demo.add_argument("--train", metavar="N", type=_positive, default=24, help="good parts per category to fit on (default: 24)")
+    demo.add_argument("--train", metavar="N", type=_positive, default=20, help="good parts per category to fit on (default: 20)")
     demo.add_argument("--overwrite", action="store_true", help="evaluate again although results are there")
 
     prepare = add(
