@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any
 
 from mm3dad import files
@@ -52,7 +53,11 @@ def main() -> None:
             out=out / name.replace(" ", "_").replace("(", "").replace(")", ""),
         )
         means = [mean_over_categories(result["runs"], seed) for seed in seeds]
-        cells = [f"{value:.4f}" for metric in ("image_auroc", "aupro_30") for value in spread([row[metric] for row in means])]
+        cells = [
+            f"{value:.4f}"
+            for metric in ("image_auroc", "aupro_30")
+            for value in (fmean(row[metric] for row in means), pstdev(row[metric] for row in means))
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     files.write_text(out / "ablation.md", "\n".join(lines) + "\n")
@@ -61,13 +66,7 @@ def main() -> None:
 def mean_over_categories(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:
     """Return the macro mean of one seed's runs."""
     rows = [run["metrics"] for run in runs if run["seed"] == seed]
-    return {metric: sum(row[metric] for row in rows) / len(rows) for metric in ("image_auroc", "aupro_30")}
-
-
-def spread(values: list[float]) -> tuple[float, float]:
-    """Return mean and standard deviation."""
-    mean = sum(values) / len(values)
-    return mean, (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
+    return {metric: fmean(row[metric] for row in rows) for metric in ("image_auroc", "aupro_30")}
 
 
 if __name__ == "__main__":

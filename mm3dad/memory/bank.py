@@ -13,6 +13,7 @@ from mm3dad.memory.coreset import select_coreset
 from mm3dad.memory.search import nearest_in_sample, nearest_rows
 
 BYTES_PER_VALUE = 2  # rows are kept in half precision: its rounding is far below the distance between patches
+TENSORS = ("rows", "place", "start", "coreset", "descriptors", "held", "shift", "scale")  # what a saved bank consists of
 ROW_OVERHEAD = 16  # sample, place and held-out score of a row
 
 
@@ -236,8 +237,7 @@ class Bank:
 
     def state(self, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and the plain values of a sealed bank."""
-        names = ("rows", "place", "start", "coreset", "descriptors", "held", "shift", "scale")
-        return {prefix + name: getattr(self, name) for name in names}, {
+        return {prefix + name: getattr(self, name) for name in TENSORS}, {
             "ids": self.ids,
             "blocks": [list(block) for block in self.blocks],
             "budget": self.budget,
@@ -252,7 +252,7 @@ class Bank:
             ModelError: a tensor is missing or the parts do not fit together.
         """
         bank = cls([(int(w), float(x)) for w, x in values["blocks"]], int(values["budget"]), len(values["ids"]))
-        for name in ("rows", "place", "start", "coreset", "descriptors", "held", "shift", "scale"):
+        for name in TENSORS:
             if prefix + name not in tensors:
                 raise ModelError(f"the bank lacks {prefix + name!r}; fit and save the model again")
             setattr(bank, name, tensors[prefix + name])

@@ -43,14 +43,13 @@ class Modality:
         c = self.config
         if self._branch is None:
             made: RGBBranch | PointBranch
+            kept: tuple[object, ...]
             if self.name == "rgb":
-                made = RGBBranch(c.backbone, c.layers, c.weights, c.image_size, c.aggregate, c.device, c.seed)
-                kept: tuple[object, ...] = (c.backbone, c.layers, c.weights, c.image_size, c.aggregate)
+                image = c.backbone, c.layers, c.weights, c.image_size, c.aggregate
+                made, kept = RGBBranch(*image, c.device, c.seed), image
             else:
-                made = PointBranch(
-                    c.points, c.point_weights, c.image_size, c.centers, c.group_size, c.max_points, c.grouping, c.aggregate_points
-                )
-                kept = (c.points, c.point_weights, c.image_size, c.centers, c.group_size, c.max_points, c.grouping, c.aggregate_points)
+                cloud = c.points, c.point_weights, c.image_size, c.centers, c.group_size, c.max_points, c.grouping, c.aggregate_points
+                made, kept = PointBranch(*cloud), cloud
             # The seed matters to random weights alone, and those name it in their description.
             settings = {"version": FEATURES_VERSION, "branch": self.name, "settings": kept}
             self._branch = CachedBranch(made, c.feature_cache, settings) if c.feature_cache else made

@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mm3dad.data.synthetic import CATEGORIES, COUNTS, write_dataset
+from mm3dad.features.rgb import RGBExtractor
 
 FULL = os.environ.get("MM3DAD_FULL") == "1"
 GRID, BANK = (112, 15000) if FULL else (84, 3000)  # side of the thinned cloud; patches of normal parts
@@ -48,8 +49,7 @@ def one_thread():
 
 def _describe_rgb():
     """Return a function from a picture to (784, C) features of the embedded default network at 224 x 224."""
-    features = pytest.importorskip("mm3dad.features.rgb")
-    extractor = features.RGBExtractor()
+    extractor = RGBExtractor()
 
     def describe(path: Path) -> torch.Tensor:
         rgb = torch.from_numpy(np.asarray(Image.open(path).resize((224, 224), Image.Resampling.BICUBIC)).copy()).permute(2, 0, 1) / 255
@@ -63,7 +63,7 @@ def _describe_rgb():
 
 def _describe_cloud():
     """Return a function from a cloud to (P, 33) FPFH of a thinned cloud, pooled on a 28 x 28 grid."""
-    o3d = pytest.importorskip("open3d")
+    import open3d as o3d
     search = o3d.geometry.KDTreeSearchParamHybrid
 
     def describe(path: Path) -> torch.Tensor:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,18 +17,6 @@ T4 = {"rtol": 1e-4, "atol": 1e-6}
 
 # Order in which torch's unstable sort left TIES on the machine that made the golden files.
 ORDER_OF_TIES = "828b56cc"
-
-
-@pytest.fixture
-def golden():
-    """Return a loader of golden files by name."""
-    folder = Path(os.environ.get("MM3DAD_GOLDEN", Path(__file__).parent / "data"))
-
-    def load(name):
-        with np.load(folder / f"{name}.npz") as file:
-            return dict(file)
-
-    return load
 
 
 def sorts_like_the_reference():
