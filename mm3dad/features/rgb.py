@@ -46,7 +46,7 @@ class RGBExtractor:
             known = [*TABLE, *timm.list_models()]
             hint = nearest_name(backbone, known).split("known:")[0]
             raise ConfigError(f"unknown backbone {backbone!r}; {hint}see `mm3dad list weights` and timm.list_models()")
-        self.device = _find_device(device)
+        self.device = find_device(device)
         self._net, self.description = _load_network(architecture, row, weights, seed)
         self._net = self._net.eval().requires_grad_(False).to(self.device)
         configured = getattr(self._net, "pretrained_cfg", {}) or {}
@@ -127,7 +127,12 @@ def stack_layers(layers: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
     return torch.cat(resized)
 
 
-def _find_device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """Return a torch device that works here.
+
+    Raises:
+        ConfigError: it does not.
+    """
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -106,3 +106,8 @@ def smooth_tokens(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     cells = patches.T.reshape(1, -1, *grid)
     pooled = [F.avg_pool2d(cells, side, stride=1, padding=side // 2) for side in (1, 3, 5)]
     return torch.stack(pooled).mean(0)[0].flatten(1).T.contiguous()
+
+
+def join_layers(tokens: Tokens) -> Tensor:
+    """Return (P, sum C): the patches of all layers beside each other, each layer of unit length, so that a cosine is the layers' mean."""
+    return torch.cat([F.normalize(layer, dim=1) for layer in tokens.layers], dim=1)
