@@ -21,7 +21,7 @@ class LayeredBank:
 
     Args:
         count: how many images will come.
-        folder: where the rows of a bank beyond memory lie while it is built (one file that vanishes with the bank); "" keeps them in memory.
+        folder: where the rows of a bank beyond memory lie while it is built (files that vanish with the bank); "" keeps them in memory.
     """
 
     def __init__(self, count: int, folder: str | Path = "") -> None:

@@ -43,7 +43,9 @@ class Config:
     top: float = _option(0.01, "share of the highest map values that enter the image score; 0 is the maximum")
     smooth: float = _option(4.0, "Gaussian smoothing of the map, in its pixels")
     reference: bool = _option(False, "as published: only cells wholly inside a defect make its prototype, small defects none")
-    false_alarms: float = _option(0.01, "rate of false alarms of the threshold, which normal validation samples set; without them there is none")
+    false_alarms: float = _option(
+        0.01, "rate of false alarms of the threshold, which normal validation samples set; without them there is none"
+    )
     seed: int = _option(0, "of random weights")
     device: str = _option("cpu", "torch device of the backbone")
 
@@ -122,7 +124,9 @@ class Mrad(Detector):
     def _remember(self, sample: Sample) -> None:
         name = sample.meta.id
         if sample.label is None:
-            raise DataError(f"auxiliary sample {name!r} has no label; an auxiliary set needs normal and defective samples that are told apart")
+            raise DataError(
+                f"auxiliary sample {name!r} has no label; an auxiliary set needs normal and defective samples that are told apart"
+            )
         mask = sample.mask
         if sample.label == 1 and (mask is None or not bool(mask.any())):
             raise DataError(f"auxiliary sample {name!r} is defective and has {'no' if mask is None else 'an empty'} mask; add it to gt/")

@@ -137,5 +137,20 @@ def check_request(
         for group in [names] if multiclass else [[name] for name in names]:
             others.update(dict.fromkeys(group, open_auxiliary(probe, auxiliary, dataset, root, theirs, group)))
     return Request(
-        method, dataset, str(root), names, shots, seeds, options, multiclass, eval_size, device, own, theirs, probe, splits, auxiliary, others
+        method,
+        dataset,
+        str(root),
+        names,
+        shots,
+        seeds,
+        options,
+        multiclass,
+        eval_size,
+        device,
+        own,
+        theirs,
+        probe,
+        splits,
+        auxiliary,
+        others,
     )

@@ -58,7 +58,9 @@ def check_use(detector: Detector, auxiliary: str | None, shots: Sequence[int | N
     """
     if not is_auxiliary(detector):
         if auxiliary is not None:
-            raise ConfigError(f"{detector.name} is fitted on normal samples of the target and takes no auxiliary set; leave --auxiliary out")
+            raise ConfigError(
+                f"{detector.name} is fitted on normal samples of the target and takes no auxiliary set; leave --auxiliary out"
+            )
     elif "few-shot" not in detector.needs.settings and any(count is not None for count in shots):
         raise ConfigError(f"{detector.name} is fitted on an auxiliary set and uses no sample of the target; leave --shots out")
 
@@ -94,7 +96,9 @@ def open_auxiliary(
     records = [record for part in opened for record in part.records]
     for label, word in ((0, "normal"), (1, "defective")):
         if all(record.label != label for record in records):
-            raise DataError(f"the auxiliary set {source.root} ({', '.join(names)}) has no {word} sample; use a labelled test split with both")
+            raise DataError(
+                f"the auxiliary set {source.root} ({', '.join(names)}) has no {word} sample; use a labelled test split with both"
+            )
     bare = [f"{record.category}/{record.id}" for record in records if record.label == 1 and "gt" not in record.paths]
     if bare:
         raise DataError(f"auxiliary sample {bare[0]!r} is defective and has no mask ({len(bare)} such); add gt/ or choose other categories")

@@ -14,7 +14,7 @@ BLOCK_VALUES = 2**24  # float32 values of the bank in work at once: 64 MiB
 def windowed_scores(patches: Tensor, bank: Tensor, grid: tuple[int, int], window: int | None = None) -> Tensor:
     """Score each patch by 1 - its highest cosine with the bank's patches at most `window` cells away.
 
-    One batched product per shift of the window, and no loop over patches. RAD (arXiv 2601.22763; retrieval sheet, 2.3).
+    One batched product per block of images, and no loop over patches. RAD (arXiv 2601.22763; retrieval sheet, 2.3).
 
     Args:
         patches: (P, C) floating, row-major cells; zero rows have cosine 0 with everything.
@@ -39,30 +39,37 @@ def windowed_scores(patches: Tensor, bank: Tensor, grid: tuple[int, int], window
         raise ConfigError(f"window must be 0 or more cells, or None, got {window}")
     query = F.normalize(patches.float(), dim=1)
     best = torch.full((len(query),), -1.0, device=query.device)
+    is_clipped = window is not None and window < max(height, width) - 1
     for block in bank.split(max(1, BLOCK_VALUES // max(1, patches.numel()))):
-        rows = F.normalize(block.to(query), dim=2)
-        found = _best_anywhere(query, rows) if window is None else _best_in_window(query, rows, grid, window)
+        found = _best_in_window(query, block, grid, window) if is_clipped else _best_anywhere(query, block)
         best = torch.maximum(best, found)
     return (1 - best).clamp(0, 2)
 
 
-def _best_anywhere(query: Tensor, rows: Tensor) -> Tensor:
+def _best_anywhere(query: Tensor, block: Tensor) -> Tensor:
     best = torch.full((len(query),), -1.0, device=query.device)
-    for image in rows:
-        best = torch.maximum(best, (query @ image.T).amax(1))
+    for image in block:
+        best = torch.maximum(best, (query @ F.normalize(image.to(query), dim=1).T).amax(1))
     return best
 
 
-def _best_in_window(query: Tensor, rows: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+def _best_in_window(query: Tensor, block: Tensor, grid: tuple[int, int], window: int | None) -> Tensor:
+    """Compare each cell of the bank with all query cells around it in one product, which reads the bank once."""
+    assert window is not None
     height, width = grid
-    cells = query.view(height, width, -1, 1)
-    places = rows.view(len(rows), height, width, -1).permute(1, 2, 0, 3).contiguous()
+    side = 2 * window + 1
+    # (P, K, C): what a cell holds in all images lies together.
+    rows = torch.empty(block.shape[1], len(block), block.shape[2], device=query.device).copy_(block.transpose(0, 1))
+    length = rows.norm(dim=2, keepdim=True).clamp_min(1e-12)
+    around = F.unfold(query.T.reshape(1, -1, height, width), side, padding=window)[0]
+    cosines = rows @ around.view(rows.shape[2], side * side, len(rows)).permute(2, 0, 1) / length
+    by_shift = cosines.amax(1).view(height, width, side, side)
     best = torch.full((height, width), -1.0, device=query.device)
     for down in range(-min(window, height - 1), min(window, height - 1) + 1):
         own_rows, their_rows = _overlap(height, down)
         for right in range(-min(window, width - 1), min(window, width - 1) + 1):
             own_columns, their_columns = _overlap(width, right)
-            found = (places[their_rows, their_columns] @ cells[own_rows, own_columns]).amax((2, 3))
+            found = by_shift[their_rows, their_columns, window - down, window - right]
             best[own_rows, own_columns] = torch.maximum(best[own_rows, own_columns], found)
     return best.flatten()
 

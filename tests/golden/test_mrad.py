@@ -94,9 +94,7 @@ def test_maps_and_image_scores(mrad, grid):
         np.testing.assert_allclose(to_pixels(mrad, probability, grid).permute(0, 2, 3, 1), mrad[key], **T4)
     heat = torch.stack([smooth_map(maps[1], 4.0) for maps in to_pixels(mrad, plain, grid)])
     np.testing.assert_allclose(heat, mrad["tf_anomaly_map"], **T4)
-    score = [
-        mix_score(one, float(p[1]), 0.01, float(mrad["score_k"])) for one, p in zip(heat, mrad["tf_image_prob"], strict=True)
-    ]
+    score = [mix_score(one, float(p[1]), 0.01, float(mrad["score_k"])) for one, p in zip(heat, mrad["tf_image_prob"], strict=True)]
     np.testing.assert_allclose(score, mrad["tf_image_score"], **T4)
 
 

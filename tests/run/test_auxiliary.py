@@ -49,7 +49,8 @@ def test_by_default_all_other_categories_and_the_result_says_so(tree, tmp_path):
     told = result["protocol"]["auxiliary"]
     assert told == {
         "nut": {
-            "dataset": "mvtec3d", "root": str(tree.resolve()), "split": "test", "categories": ["bolt", "washer"], "samples": 12, "defective": 6,
+            "dataset": "mvtec3d", "root": str(tree.resolve()), "split": "test", "categories": ["bolt", "washer"],
+            "samples": 12, "defective": 6,
         }
     }  # fmt: skip
     kept = json.loads((tmp_path / "out" / "runs" / "nut-seed0-full" / "run.json").read_text())

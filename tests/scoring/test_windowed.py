@@ -22,11 +22,7 @@ def slow_scores(patches, bank, grid, window):
     result = []
     for j, query in enumerate(patches):
         r, c = divmod(j, grid[1])
-        near = [
-            i
-            for i in range(len(patches))
-            if window is None or (abs(i // grid[1] - r) <= window and abs(i % grid[1] - c) <= window)
-        ]
+        near = [i for i in range(len(patches)) if window is None or (abs(i // grid[1] - r) <= window and abs(i % grid[1] - c) <= window)]
         rows = bank[:, near].reshape(-1, bank.shape[2]).double()
         result.append(1 - F.cosine_similarity(query.double()[None], rows, dim=1).max())
     return torch.stack(result)
@@ -36,7 +32,9 @@ def slow_scores(patches, bank, grid, window):
 @pytest.mark.parametrize("window", [0, 1, 2, 30, None])
 def test_equals_the_loop_over_patches(grid, window):
     patches, bank = draw(grid=grid)
-    torch.testing.assert_close(windowed_scores(patches, bank, grid, window).double(), slow_scores(patches, bank, grid, window), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        windowed_scores(patches, bank, grid, window).double(), slow_scores(patches, bank, grid, window), atol=1e-6, rtol=0
+    )
 
 
 def test_blocks_do_not_change_the_scores(monkeypatch):
