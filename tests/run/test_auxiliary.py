@@ -113,3 +113,27 @@ def test_forms(tmp_path):
             Source.parse(wrong)
     with pytest.raises(DataError, match="expected a dataset folder"):
         evaluate("toyaux", "mvtec3d", toy.write_tree(tmp_path / "t"), out=tmp_path / "o", auxiliary="mvtec3d:no/where:nut")
+
+
+def test_the_command_line_takes_it_and_the_table_names_it(tree, tmp_path, capsys):
+    from mm3dad.cli import main
+
+    words = ["evaluate", "toyaux", "--dataset", "mvtec3d", "--root", str(tree), "--category", "nut", "--set", "eval_size=16"]
+    assert main([*words, "--auxiliary", f"mvtec3d:{tree}:washer", "--json", str(tmp_path / "x.json")]) == 0
+    assert "auxiliary set mvtec3d (washer)" in " ".join(capsys.readouterr().out.split())
+    assert json.loads((tmp_path / "x.json").read_text())["protocol"]["auxiliary"]["nut"]["categories"] == ["washer"]
+    assert main([*words, "--auxiliary", f"mvtec3d:{tree}:nut", "--json", str(tmp_path / "y.json")]) == 2
+    assert main(["fit", *words[1:8], "--auxiliary", f"mvtec3d:{tree}", "--out", str(tmp_path / "model")]) == 0
+    assert json.loads((tmp_path / "model" / "fit.json").read_text())["auxiliary"]["categories"] == ["bolt", "washer"]
+
+
+@pytest.mark.parametrize("change", ["files", "masks"])
+def test_a_change_of_the_auxiliary_files_forbids_reuse(tree, tmp_path, change):
+    copy = shutil.copytree(tree, tmp_path / "tree")
+    run(copy, tmp_path, categories=["nut"])
+    part = copy / "washer" / "test" / "dent" / ("gt" if change == "masks" else "rgb") / "000.png"
+    from PIL import Image
+
+    Image.open(part).rotate(90).save(part)
+    with pytest.raises(ConfigError, match="training_files"):
+        run(copy, tmp_path, categories=["nut"])
