@@ -49,7 +49,14 @@ class Registry:
         return iter(self.names())
 
 
-METHODS = Registry("method", {"duet": "mm3dad.methods.duet:Duet"})
+METHODS = Registry(
+    "method",
+    {
+        "duet": "mm3dad.methods.duet:Duet",
+        "mrad": "mm3dad.methods.mrad:Mrad",
+        "rad": "mm3dad.methods.rad:Rad",
+    },
+)
 DATASETS = Registry(
     "dataset",
     {

@@ -2,5 +2,6 @@
 
 from mm3dad.memory.bank import Bank
 from mm3dad.memory.coreset import select_coreset
+from mm3dad.memory.layered import LayeredBank
 
-__all__ = ["Bank", "select_coreset"]
+__all__ = ["Bank", "LayeredBank", "select_coreset"]

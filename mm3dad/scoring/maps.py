@@ -62,6 +62,30 @@ def smooth_map(scores: Tensor, sigma: float = 4.0) -> Tensor:
     return scores.contiguous()
 
 
+def blur_5x5(scores: Tensor, pad: str = "replicate") -> Tensor:
+    """Blur a map with a 5 x 5 Gaussian of sigma 1 (RAD; retrieval sheet, 2.3).
+
+    Args:
+        scores: (H, W) floating.
+        pad: "replicate" continues the border; "constant" puts zeros there as published, which damps scores at the border.
+
+    Raises:
+        ShapeError: scores are not (H, W).
+        DataError: NaN or infinite scores.
+    """
+    check_values("map", scores, "(H, W)")
+    kernel = gaussian_5x5().to(scores)
+    return functional.conv2d(functional.pad(scores[None, None], (2, 2, 2, 2), mode=pad), kernel[None, None])[0, 0]
+
+
+def gaussian_5x5() -> Tensor:
+    """Return the (5, 5) float32 kernel of `blur_5x5`; its sum is 1."""
+    offset = torch.arange(-2.0, 3.0)
+    weight = torch.exp(-0.5 * offset**2)
+    kernel = weight[:, None] * weight
+    return kernel / kernel.sum()
+
+
 def _mirror(rows: Tensor, radius: int) -> Tensor:
     """Continue each row by its mirror image, edge value repeated (c b a | a b c | c b a), however short the row is."""
     length = rows.shape[1]
