@@ -52,6 +52,7 @@ class Registry:
 METHODS = Registry(
     "method",
     {
+        "cif": "mm3dad.methods.cif:Cif",
         "duet": "mm3dad.methods.duet:Duet",
         "mrad": "mm3dad.methods.mrad:Mrad",
         "rad": "mm3dad.methods.rad:Rad",

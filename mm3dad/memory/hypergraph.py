@@ -24,11 +24,24 @@ MISSED = 1e6
 
 
 @dataclass(frozen=True)
+class Hypergraph:
+    """The hypergraph of one image.
+
+    Args:
+        incidence: (N, K) bool, which patch is in which hyperedge; rows of background patches are empty.
+        ids: (N,) int64, the one hyperedge a patch is searched and remembered with, -1 on background.
+    """
+
+    incidence: Tensor
+    ids: Tensor
+
+
+@dataclass(frozen=True)
 class HypergraphMemory:
     """Patch features of normal samples, each in one hyperedge.
 
     Args:
-        rows: (A, C) float32.
+        rows: (A, C) float32, or half precision once thinned.
         ids: (A,) int64, the hyperedge of each row.
         hyperedges: (K, C) float32, one feature per hyperedge.
     """
@@ -116,6 +129,27 @@ def first_hyperedge(incidence: Tensor) -> Tensor:
     return torch.where(incidence.any(1), incidence.int().argmax(1), -1)
 
 
+def build_hypergraph(
+    features: Tensor, foreground: Tensor, count: int, threshold: float = 0.9, seed: int = 0, first: bool = False
+) -> Hypergraph:
+    """Group the foreground patches of one image by the likeness of their features (SAHC).
+
+    Args:
+        features: (N, C) floating.
+        foreground: (N,) bool, at least one True.
+        count: hyperedges K.
+        threshold: of the stretched cosine.
+        seed: of the k-means seeding.
+        first: a patch with several hyperedges counts to the first (the published code) instead of the most similar one.
+    Raises:
+        DataError: no foreground.
+    """
+    if not bool(foreground.any()):
+        raise DataError("no patch is foreground; check the point cloud and its mask of missing points")
+    incidence, best = find_incidence(features, find_centroids(features[foreground], count, seed), foreground, threshold)
+    return Hypergraph(incidence, first_hyperedge(incidence) if first else best)
+
+
 def hyperedge_features(features: Tensor, incidence: Tensor) -> Tensor:
     """Return one feature per hyperedge, D_e^-1 H^T D_v^-1/2 X: (K, C); the mean of the members where each has one hyperedge."""
     weights = incidence.to(features.dtype)
@@ -124,7 +158,7 @@ def hyperedge_features(features: Tensor, incidence: Tensor) -> Tensor:
     return (weights.T @ (member[:, None] * features)) / size[:, None]
 
 
-def add_shot(memory: HypergraphMemory | None, features: Tensor, ids: Tensor, hyperedges: Tensor, renumber: bool = True) -> HypergraphMemory:
+def add_shot(memory: HypergraphMemory | None, features: Tensor, ids: Tensor, hyperedges: Tensor, tidy: bool = True) -> HypergraphMemory:
     """Put the patches of one more normal image into the memory.
 
     A new hyperedge goes to the memory's most similar one (cosine; several may go to one), then each hyperedge's feature is the mean
@@ -135,8 +169,8 @@ def add_shot(memory: HypergraphMemory | None, features: Tensor, ids: Tensor, hyp
         features: (N, C) floating.
         ids: (N,) int64, the hyperedge of each patch, -1 for none.
         hyperedges: (K, C), the image's hyperedge features.
-        renumber: a hyperedge left without a row leaves, and ids keep pointing at the feature of their own hyperedge. False keeps the
-            ids but drops the feature, as the published code does: rows of other hyperedges are then searched.
+        tidy: a hyperedge left without a row is dropped and the others renumbered. False keeps it, with zeros for a feature: a search
+            may then choose it and find nothing, as in the published code.
     Raises:
         DataError: no patch has a hyperedge.
     """
@@ -144,17 +178,15 @@ def add_shot(memory: HypergraphMemory | None, features: Tensor, ids: Tensor, hyp
     if not bool(inside.any()):
         raise DataError("no patch of this sample is foreground; check the point cloud and its mask of missing points")
     rows, own = features[inside], ids[inside]
-    if memory is None:
-        return HypergraphMemory(rows, own, hyperedges) if not renumber else _tidy(rows, own, hyperedges)
-    match = (normalize(hyperedges, dim=1) @ normalize(memory.hyperedges, dim=1).T).argmax(1)
-    rows, own = torch.cat([memory.rows, rows]), torch.cat([memory.ids, match[own]])
-    known, numbers, size = own.unique(return_inverse=True, return_counts=True)
-    means = rows.new_zeros(len(known), rows.shape[1]).index_add_(0, numbers, rows) / size[:, None]
-    return HypergraphMemory(rows, numbers if renumber else own, means)
-
-
-def _tidy(rows: Tensor, ids: Tensor, hyperedges: Tensor) -> HypergraphMemory:
-    known, numbers = ids.unique(return_inverse=True)
+    if memory is not None:
+        match = (normalize(hyperedges, dim=1) @ normalize(memory.hyperedges, dim=1).T).argmax(1)
+        rows, own = torch.cat([memory.rows, rows]), torch.cat([memory.ids, match[own]])
+        size = torch.bincount(own, minlength=len(memory.hyperedges))
+        total = rows.new_zeros(len(size), rows.shape[1]).index_add_(0, own, rows)
+        hyperedges = total / size.clamp_min(1)[:, None]
+    if not tidy:
+        return HypergraphMemory(rows, own, hyperedges)
+    known, numbers = own.unique(return_inverse=True)
     return HypergraphMemory(rows, numbers, hyperedges[known])
 
 
@@ -173,7 +205,9 @@ def sample_memory(memory: HypergraphMemory, target: int, start: int = 0) -> Hype
     Args:
         memory: at least one row.
         target: rows wanted in all; a hyperedge keeps at least one.
-        start: first pick of each choice, modulo the rows (the published code starts at random).
+        start: first pick of each choice, modulo the rows. The published code starts at random and leaves the start itself out.
+    Returns:
+        the thinned memory, rows in half precision.
     """
     kept = []
     for edge, quota in hyperedge_quotas(memory.ids, target).items():
@@ -182,7 +216,7 @@ def sample_memory(memory: HypergraphMemory, target: int, start: int = 0) -> Hype
         chosen = one_center(rows) if quota == 1 else select_coreset(rows, quota, start % len(member))
         kept.append(member[chosen])
     index = torch.cat(kept)
-    return HypergraphMemory(memory.rows[index], memory.ids[index], memory.hyperedges)
+    return HypergraphMemory(memory.rows[index].half(), memory.ids[index], memory.hyperedges)
 
 
 def one_center(rows: Tensor) -> Tensor:
