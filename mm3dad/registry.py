@@ -55,6 +55,7 @@ METHODS = Registry(
         "cif": "mm3dad.methods.cif:Cif",
         "duet": "mm3dad.methods.duet:Duet",
         "mrad": "mm3dad.methods.mrad:Mrad",
+        "muscv2": "mm3dad.methods.muscv2:MuScV2",
         "rad": "mm3dad.methods.rad:Rad",
     },
 )
