@@ -3,8 +3,8 @@
 MuSc-V2 (TPAMI 2026, arXiv 2511.10047): iterative point grouping, aggregation of like neighbours, mutual scores, cross-modal
 enhancement, re-scoring over the set. A normal patch finds its like in most other parts, a defect in few.
 Differs from its code (`reference=True` restores it): patches are brought to mean length 1 before they are aggregated; modalities are
-brought to one scale before their maps add; maps are blurred in floats and keep cell centres in place. Ties keep their order and the
-interval holds at least one sample. Weights: embedded Apache-2.0; DINO Apache-2.0; Point-MAE's authors state no licence.
+brought to one scale before their maps add; maps are blurred in floats and keep cell centres in place; the image score is the mean of
+the map's top 0.5 %. Ties keep their order and the interval holds at least one sample in either form. Weights: embedded Apache-2.0; DINO Apache-2.0; Point-MAE's authors state no licence.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mm3dad.features.tokens import TokenExtractor
 from mm3dad.fusion.crossmodal import enhance_published
 from mm3dad.fusion.rescore import rescore
 from mm3dad.methods._detector import Detector, Needs, Progress
-from mm3dad.scoring.maps import blur_8bit, smooth_map, upsample_map
+from mm3dad.scoring.maps import blur_8bit, smooth_map, top_fraction_score, upsample_map
 from mm3dad.scoring.mutual import interval_mean, mutual_distances
 from mm3dad.types import Prediction, Sample
 
@@ -56,6 +56,7 @@ class Config:
     enhance: bool = _option(True, "cross-modal enhancement; it needs 3 samples")
     rescore: bool = _option(True, "average image scores over the most similar samples of the set")
     subsets: int = _option(1, "random subsets that are scored apart, which bounds time and memory of large sets")
+    top: float = _option(0.005, "share of the highest map values whose mean is the image score; 0 is the maximum, as published")
     smooth: float = _option(4.0, "Gaussian smoothing of the point map, in pixels of a 224 x 224 image")
     reference: bool = _option(False, "as the published code (see docs/methods/muscv2.md)")
     seed: int = _option(0, "of the random subsets and of random weights")
@@ -67,7 +68,7 @@ class Config:
                 raise ConfigError(f"modalities must be of rgb, xyz, got {name!r}; write modalities=rgb,xyz")
         for name, low, high in (
             ("image_size", 32, 4096), ("max_points", 128, 10**7), ("centers", 1, 10**6), ("group_size", 4, 10**5),
-            ("fraction", 0.0, 1.0), ("subsets", 1, 10**6), ("smooth", 0.0, 100.0), ("seed", 0, 2**62),
+            ("fraction", 0.0, 1.0), ("top", 0.0, 1.0), ("subsets", 1, 10**6), ("smooth", 0.0, 100.0), ("seed", 0, 2**62),
         ):  # fmt: skip
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"option {name} must lie in {low} to {high}, got {getattr(self, name)}")
@@ -230,7 +231,7 @@ class MuScV2(Detector):
         total = torch.stack(list(maps.values())).sum(0).clamp_min(0)
         parts = {f"{name}_map": heat.clamp_min(0) for name, heat in maps.items()}
         parts |= {f"{name}_score": heat.max() for name, heat in maps.items()}
-        return Prediction(float(total.max()), total, parts, meta=sample.meta)
+        return Prediction(top_fraction_score(total, 0.0 if c.reference else c.top), total, parts, meta=sample.meta)
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {}, {}
