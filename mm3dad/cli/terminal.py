@@ -55,6 +55,8 @@ def print_results(result: dict[str, Any]) -> None:
     for shots, table in tables_of(result).items():
         rows = [_result_row(name, row) for name, row in (*table["categories"].items(), ("mean", table["mean"]))]
         fitted = "all good parts" if shots == "full" else f"{shots} good parts"
+        if result["protocol"].get("zero_shot"):
+            fitted = "nothing (zero-shot)"
         if result["protocol"].get("auxiliary"):
             fitted = _name_auxiliary(result["protocol"]["auxiliary"])
         spread = f", mean ± std over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""

@@ -81,9 +81,7 @@ class PointCells:
         with_holes: as `pool_points`.
     """
 
-    def __init__(
-        self, kind: str, weights: str, side: int, centers: int = 1024, group_size: int = 128, with_holes: bool = False
-    ) -> None:
+    def __init__(self, kind: str, weights: str, side: int, centers: int = 1024, group_size: int = 128, with_holes: bool = False) -> None:
         self.side, self.centers, self.group_size, self.with_holes = side, centers, group_size, with_holes
         self._net: Any = None
         self.weights: list[dict[str, Any]] = []

@@ -3,8 +3,9 @@
 CIF, "Commonality in Few" (AAAI 2026, arXiv 2511.05966). Test features take in a little of the memory's by message passing, and are
 then searched both in the whole memory and in the hyperedges like their own; modalities multiply. Nothing is trained.
 Differs from its code (`reference=True` restores it): a patch counts to its most similar hyperedge, not its first; empty hyperedges
-leave the memory; a missed one is searched everywhere instead of scoring 1e6; holes in the cloud do not enter the cells; FPFH cells are
-centred and carry relief; borders of the map are not darkened. Weights: embedded Apache-2.0; DINO Apache-2.0; Point-MAE's authors state no licence.
+leave the memory; a missed one is searched everywhere instead of scoring 1e6; holes in the cloud do not enter the cells; FPFH cells
+are centred and carry relief; borders of the map are not darkened.
+Weights: embedded Apache-2.0; DINO Apache-2.0; Point-MAE's authors state no licence.
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ class Cif(Detector):
         return upsample_map(smooth_boxes(heat, zero_padded=self.config.reference), size).clamp_min(0)
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, part in self._memory.items():
             tensors |= {f"{name}.rows": part.rows, f"{name}.ids": part.ids.to(torch.int32), f"{name}.hyperedges": part.hyperedges}
         if self._scale is not None:

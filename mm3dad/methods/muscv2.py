@@ -4,7 +4,8 @@ MuSc-V2 (TPAMI 2026, arXiv 2511.10047): iterative point grouping, aggregation of
 enhancement, re-scoring over the set. A normal patch finds its like in most other parts, a defect in few.
 Differs from its code (`reference=True` restores it): patches are brought to mean length 1 before they are aggregated; modalities are
 brought to one scale before their maps add; maps are blurred in floats and keep cell centres in place; the image score is the mean of
-the map's top 0.5 %. Ties keep their order and the interval holds at least one sample in either form. Weights: embedded Apache-2.0; DINO Apache-2.0; Point-MAE's authors state no licence.
+the map's top 0.5 %; re-scoring compares directions. In either form ties keep their order and the interval holds at least one sample.
+Weights: embedded Apache-2.0; DINO Apache-2.0; Point-MAE's authors state no licence.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ class Described:
     size: tuple[int, int]
     layers: dict[str, list[Tensor]]
     grid: tuple[int, int] = (1, 1)
-    centers: Tensor | None = None
-    patch_of_center: Tensor | None = None
+    centers: Tensor = field(default_factory=lambda: torch.empty(0, 3))
+    patch_of_center: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
 class MuScV2(Detector):
@@ -121,9 +122,7 @@ class MuScV2(Detector):
         names = self.config.modalities or MODALITIES
         return [*(self.images.weights if "rgb" in names else []), *(self.points.weights if "xyz" in names else [])]
 
-    def fit(
-        self, samples: Sequence[Sample] = (), progress: Progress | None = None, validation: Sequence[Sample] | None = None
-    ) -> MuScV2:
+    def fit(self, samples: Sequence[Sample] = (), progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> MuScV2:
         """Learn nothing: samples are accepted, none included, and not looked at; the set under test is its own reference."""
         if progress is not None:
             progress("nothing to learn", 1, 1)
@@ -160,7 +159,7 @@ class MuScV2(Detector):
         predictions = [self._predict_one(samples[i], found[i], scores[i]) for i in range(count)]
         if self.config.rescore:
             raw = torch.tensor([predictions[i].score for i in order], dtype=torch.float64)
-            salient = torch.stack([_salient(found[i], scores[i]) for i in order])
+            salient = torch.stack([_salient(found[i], scores[i], self.config.reference) for i in order])
             for i, score in zip(order, rescore(raw, salient).tolist(), strict=True):
                 predictions[i].score = score
         return predictions
@@ -177,7 +176,8 @@ class MuScV2(Detector):
         if first and sample.meta.organised and sample.size != first.size:
             raise DataError(f"samples of a set must have one size, got {first.size} and {sample.size} ({sample.meta.id!r}); resize them")
         layers: dict[str, list[Tensor]] = {}
-        grid, centers, patch = (1, 1), None, None
+        place: dict[str, Any] = {}
+        grid = (1, 1)
         if "rgb" in names:
             tokens = self.images.describe([sample])[0]
             grid = tokens.grid
@@ -185,8 +185,9 @@ class MuScV2(Detector):
             layers["rgb"] = [layer.half() for layer in found]
         if "xyz" in names:
             groups = self.points.describe_layers(sample)
-            layers["xyz"], centers, patch = [layer.half() for layer in groups.layers], groups.centers, groups.patch_of_center(sample.size, grid)
-        return Described(sample.meta.id, sample.size, layers, grid, centers, patch)
+            layers["xyz"] = [layer.half() for layer in groups.layers]
+            place = {"centers": groups.centers, "patch_of_center": groups.patch_of_center(sample.size, grid)}
+        return Described(sample.meta.id, sample.size, layers, grid, **place)
 
     def _score_set(self, found: Sequence[Described]) -> dict[str, Tensor]:
         """Score patches and groups (N, P) by the other samples, layer by layer, and average the layers."""
@@ -240,6 +241,10 @@ class MuScV2(Detector):
         """Nothing was learnt."""
 
 
-def _salient(one: Described, scores: dict[str, Tensor]) -> Tensor:
-    """Return the middle layer's features at the highest score of each modality, beside each other."""
-    return torch.cat([one.layers[name][max(len(one.layers[name]) - 2, 0)][int(values.argmax())] for name, values in scores.items()]).double()
+def _salient(one: Described, scores: dict[str, Tensor], published: bool) -> Tensor:
+    """Return the middle layer's features at the highest score of each modality, beside each other.
+
+    Of unit length, a sample is the one most like itself; aggregated point groups are shorter where the surface is flat.
+    """
+    found = [one.layers[name][max(len(one.layers[name]) - 2, 0)][int(values.argmax())].double() for name, values in scores.items()]
+    return torch.cat([row if published else normalize(row, dim=0) for row in found])

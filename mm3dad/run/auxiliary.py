@@ -50,6 +50,11 @@ def is_auxiliary(detector: Detector) -> bool:
     return "auxiliary" in detector.needs.settings
 
 
+def uses_normals(detector: Detector) -> bool:
+    """Say whether a method is fitted on normal samples of the target; one that is neither this nor auxiliary learns nothing (zero-shot)."""
+    return bool({"one-class", "few-shot", "multi-class"} & set(detector.needs.settings))
+
+
 def check_use(detector: Detector, auxiliary: str | None, shots: Sequence[int | None]) -> None:
     """Refuse an auxiliary set that nobody reads, and shots of the target where none are used.
 
@@ -63,6 +68,8 @@ def check_use(detector: Detector, auxiliary: str | None, shots: Sequence[int | N
             )
     elif "few-shot" not in detector.needs.settings and any(count is not None for count in shots):
         raise ConfigError(f"{detector.name} is fitted on an auxiliary set and uses no sample of the target; leave --shots out")
+    if not is_auxiliary(detector) and not uses_normals(detector) and any(count is not None for count in shots):
+        raise ConfigError(f"{detector.name} is zero-shot and learns from no normal sample; leave --shots out")
 
 
 def open_auxiliary(

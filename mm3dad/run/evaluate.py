@@ -16,7 +16,7 @@ from mm3dad.errors import ConfigError, DataError, ModelError
 from mm3dad.run._arguments import list_versions, make_detector, require_writable, require_writable_file
 from mm3dad.run._request import Request, check_request
 from mm3dad.run._runs import Run
-from mm3dad.run.auxiliary import describe_auxiliary
+from mm3dad.run.auxiliary import describe_auxiliary, uses_normals
 from mm3dad.run.fit import fit_on
 from mm3dad.run.measure import EVAL_SIZE, measure, parse_eval_size, peak_memory, read_scored, score_samples
 from mm3dad.run.table import shots_name, summarise_shots, write_csv
@@ -183,6 +183,7 @@ def _write(
             "seeds": request.seeds,
             "models": "one model for all categories" if request.multiclass else "one model per category",
             "transductive": "transductive" in request.probe.needs.settings,
+            "zero_shot": not uses_normals(request.probe),
             "auxiliary": {name: describe_auxiliary(others) for name, others in request.others.items() if others} or None,
         },
         "versions": list_versions(),

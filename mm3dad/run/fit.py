@@ -16,7 +16,7 @@ from mm3dad.data import Dataset, Record
 from mm3dad.errors import ConfigError
 from mm3dad.run._arguments import list_versions, make_detector, require_writable, split_options
 from mm3dad.run._splits import choose_categories, open_splits
-from mm3dad.run.auxiliary import check_use, describe_auxiliary, is_auxiliary, open_auxiliary
+from mm3dad.run.auxiliary import check_use, describe_auxiliary, is_auxiliary, open_auxiliary, uses_normals
 from mm3dad.run.progress import track_stages
 from mm3dad.types import Sample
 
@@ -113,6 +113,8 @@ def fit_on(
     Returns:
         The ids fitted on, and the seconds it took (reading included).
     """
+    if not auxiliary and not uses_normals(detector):
+        splits = []
     if auxiliary:
         train = Selection([(part, part.records) for part in auxiliary])
     else:

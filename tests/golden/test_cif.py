@@ -96,7 +96,9 @@ def test_nearest_row(cif):
         assert torch.equal(index.where(foreground, torch.tensor(0)), cif["nn_index"][image])
 
 
-@pytest.mark.parametrize(("suffix", "key"), [("", "hgms_score"), ("_gap", "hgms_score_gap_reference"), ("_gap", "hgms_score_gap_corrected")])
+@pytest.mark.parametrize(
+    ("suffix", "key"), [("", "hgms_score"), ("_gap", "hgms_score_gap_reference"), ("_gap", "hgms_score_gap_corrected")]
+)
 def test_guided_search(cif, suffix, key):
     known = memory(cif, suffix)
     if key.endswith("corrected"):
@@ -123,7 +125,9 @@ def test_pixel_map(cif):
     grid = cif["xyz_patch_score"].shape[1:]
     for image, *_ in images(cif):
         size = tuple(cif["pixel_map"].shape[1:])
-        maps = [upsample_map(part.view(grid), size, align_corners=True) for part in (cif["patch_score"][image], cif["xyz_patch_score"][image])]
+        maps = [
+            upsample_map(part.view(grid), size, align_corners=True) for part in (cif["patch_score"][image], cif["xyz_patch_score"][image])
+        ]
         found = smooth_boxes((maps[0] * maps[1]) ** 1.5, zero_padded=True)
         np.testing.assert_allclose(found, cif["pixel_map"][image], **SUMMED)
 
