@@ -52,8 +52,10 @@ class Registry:
 METHODS = Registry(
     "method",
     {
+        "btf": "mm3dad.methods.btf:BTF",
         "duet": "mm3dad.methods.duet:Duet",
         "mrad": "mm3dad.methods.mrad:Mrad",
+        "patchcore": "mm3dad.methods.patchcore:PatchCore",
         "rad": "mm3dad.methods.rad:Rad",
     },
 )
