@@ -53,6 +53,7 @@ METHODS = Registry(
     "method",
     {
         "btf": "mm3dad.methods.btf:BTF",
+        "cif": "mm3dad.methods.cif:Cif",
         "duet": "mm3dad.methods.duet:Duet",
         "mrad": "mm3dad.methods.mrad:Mrad",
         "patchcore": "mm3dad.methods.patchcore:PatchCore",

@@ -82,6 +82,40 @@ def reweight_score(
     return weight * score
 
 
+def support_score(patches: Tensor, scores: Tensor, index: Tensor, bank: Tensor, neighbors: int = 9) -> float:
+    """Image score of CIF: the largest patch score times w = 1 - softmax(d)_1 (retrieval sheet, 1.6).
+
+    d are the distances of that patch to the `neighbors` bank rows nearest to its own nearest row, which comes first. With one bank
+    row there is nothing to compare with and w is 1.
+
+    Args:
+        patches: (P, C) floating; CIF takes the features before message passing.
+        scores: (P,) >= 0, the patch scores.
+        index: (P,) int64, each patch's nearest bank row.
+        bank: (A, C) floating.
+        neighbors: support rows, clamped to A.
+
+    Raises:
+        ShapeError: shapes do not fit together.
+        DataError: NaN or infinite scores.
+        ConfigError: neighbors below 1.
+    """
+    if neighbors < 1:
+        raise ConfigError(f"neighbors must be at least 1, got {neighbors}; 9 is published")
+    check_values("scores", scores, "(P,)")
+    if len(patches) != len(scores) or index.shape != scores.shape or patches.shape[1:] != bank.shape[1:]:
+        raise ShapeError(
+            "patches (P, C), scores (P,), index (P,) and bank (A, C) must fit together, got "
+            f"{tuple(patches.shape)}, {tuple(scores.shape)}, {tuple(index.shape)} and {tuple(bank.shape)}"
+        )
+    worst = int(scores.argmax())
+    support = nearest_neighbors(bank[index[worst]][None], bank, min(neighbors, len(bank)))[1][0]
+    if len(support) == 1:
+        return float(scores[worst])
+    distances = (patches[worst].double() - bank[support].double()).norm(dim=1)
+    return float((1 - distances.softmax(0)[0]) * scores[worst])
+
+
 def shared_normalisation(bank_xyz: Tensor, bank_rgb: Tensor) -> tuple[float, float, float, float]:
     """Scalars that M3DM subtracts from and divides by: for both modalities the mean of xyz and the deviation of RGB.
 
