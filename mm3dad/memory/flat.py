@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from torch import Tensor
 from mm3dad.errors import DataError, ModelError
 from mm3dad.memory.search import nearest_rows
 
-Rescale = Callable[[Tensor], tuple[Tensor, Tensor]]
 TENSORS = ("rows", "owner", "shift", "scale")
 
 
@@ -44,11 +43,9 @@ class FlatBank:
             raise DataError(f"features of sample {identity!r} have {rows.shape[1]} channels, expected {self._parts[0].shape[1]}")
         self._parts.append(rows)
 
-    def seal(self, rescale: Rescale | None = None) -> None:
-        """Join what was added and bring it to a scale, (row - shift) * scale.
+    def seal(self) -> None:
+        """Join what was added.
 
-        Args:
-            rescale: given all rows (M, C) in half precision it returns shift (C,) and scale (C,); None leaves the rows as they are.
         Raises:
             DataError: nothing was added.
         """
@@ -59,10 +56,16 @@ class FlatBank:
         self.owner = torch.arange(len(counts), dtype=torch.int32).repeat_interleave(counts)
         width = self.rows.shape[1]
         self.shift, self.scale = torch.zeros(width), torch.ones(width)
-        if rescale is not None:
-            self.shift, self.scale = rescale(self.rows)
-            for block in self.rows.split(65536):
-                block.copy_((block.float() - self.shift) * self.scale)
+
+    def rescale(self, shift: Tensor, scale: Tensor) -> None:
+        """Bring a sealed bank to a scale, once: (row - shift) * scale, in place; queries follow by `normalise`.
+
+        Args:
+            shift, scale: (C,) float32.
+        """
+        self.shift, self.scale = shift, scale
+        for block in self.rows.split(65536):
+            block.copy_((block.float() - shift) * scale)
 
     def part(self, sample: int) -> Tensor:
         """Return the (P, C) float32 rows of one sample, scaled; all of them until `thin`."""
@@ -117,20 +120,17 @@ class FlatBank:
         return bank
 
 
-def balance_blocks(widths: Sequence[int]) -> Rescale:
-    """Make a `rescale` that brings consecutive blocks of channels (one per modality) to total spread 1 each.
+def balance_blocks(rows: Tensor, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return shift (C,) and scale (C,) that bring consecutive blocks of channels (one per modality) to total spread 1 each.
 
     Concatenated features of two modalities are compared by one distance, in which the unit of either would decide its weight.
 
     Args:
-        widths: channels of each block, together all.
+        rows: (M, C) floating.
+        widths: channels of each block, together C.
     """
-
-    def rescale(rows: Tensor) -> tuple[Tensor, Tensor]:
-        variance = torch.cat([block.double().var(0, correction=0) for block in rows.split(16, dim=1)])
-        totals = [block.sum().sqrt() for block in variance.split(list(widths))]
-        # A block without spread tells normal parts from nothing; it keeps its unit rather than being divided by zero.
-        scale = torch.cat([(1 / total if total > 0 else torch.ones(())).expand(n) for total, n in zip(totals, widths, strict=True)])
-        return torch.zeros(rows.shape[1]), scale.float()
-
-    return rescale
+    variance = torch.cat([block.double().var(0, correction=0) for block in rows.split(16, dim=1)])
+    totals = [block.sum().sqrt() for block in variance.split(list(widths))]
+    # A block without spread tells normal parts from nothing; it keeps its unit rather than being divided by zero.
+    scale = torch.cat([(1 / total if total > 0 else torch.ones(())).expand(n) for total, n in zip(totals, widths, strict=True)])
+    return torch.zeros(rows.shape[1]), scale.float()

@@ -81,14 +81,19 @@ class RetrievalDetector(Detector):
 
     config: Any
     raw_histograms: ClassVar[bool] = False  # FPFH as it is, instead of its roots
-    point_fineness: ClassVar[int] = 1  # cells of the point grid a side for one of the image
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._made: dict[str, CachedFeatures | Describes] = {}
         self._modalities: tuple[str, ...] = ()
+        self._grids: list[dict[str, Grid]] = []  # of the training samples, while fitting
         self._banks: dict[str, FlatBank] = {}
         self._threshold: float | None = None
+
+    @property
+    def _fineness(self) -> int:
+        """Cells of the point grid a side for one of the image."""
+        return 1
 
     @property
     @abstractmethod
@@ -102,6 +107,10 @@ class RetrievalDetector(Detector):
     def _arrange(self, found: dict[str, Patches]) -> dict[str, Patches]:
         """Make the patches of each bank from the patches of each modality."""
         return found
+
+    def _extend(self, rows: dict[str, Tensor], grids: dict[str, Grid]) -> tuple[dict[str, Tensor], dict[str, Grid]]:
+        """Add the rows of banks that are made of others' normalised rows."""
+        return rows, grids
 
     def _choose_modalities(self, sample: Sample) -> tuple[str, ...]:
         wanted = self.config.modalities or sample.modalities
@@ -118,9 +127,9 @@ class RetrievalDetector(Detector):
                 made = ImagePatches(self._join, c.image_size, c.backbone, c.layers, c.weights, c.device, c.seed)
             else:
                 side = c.image_size if c.reference else min(c.image_size, math.isqrt(c.max_points))
-                kept = c.points, side, c.centers, c.group_size, c.reference, self.raw_histograms, self.point_fineness, c.image_size
+                kept = c.points, side, c.centers, c.group_size, c.reference, self.raw_histograms, self._fineness, c.image_size
                 cells = PointCells(c.points, c.point_weights, side, c.centers, c.group_size, c.reference, self.raw_histograms)
-                made = PointPatches(cells, c.image_size, self.point_fineness)
+                made = PointPatches(cells, c.image_size, self._fineness)
             settings = {"version": FEATURES_VERSION, "method": self.name, "modality": name, "settings": kept}
             self._made[name] = CachedFeatures(made, c.feature_cache, settings) if c.feature_cache else made
         return self._made[name]
@@ -150,19 +159,22 @@ class RetrievalDetector(Detector):
         self.is_fitted = False
         self._modalities = self._choose_modalities(samples[0])
         full: dict[str, FlatBank] = {}
-        grids: list[tuple[dict[str, Grid], Grid]] = []
+        canvases: list[Grid] = []
+        self._grids = []
         for number in range(len(samples)):
             report("features", number, len(samples))
             sample = samples[number]
             found = self._describe(sample)
             for name, patches in found.items():
                 full.setdefault(name, FlatBank()).add(sample.meta.id, patches.features)
-            grids.append(({name: patches.grid for name, patches in found.items()}, self._canvas(sample)))
+            self._grids.append({name: patches.grid for name, patches in found.items()})
+            canvases.append(self._canvas(sample))
         self._banks = self._remember(full, report)
         judged, held = [], held_out_numbers(len(samples))
         for done, i in enumerate(held):
             report("held-out scores", done, len(held))
-            judged.append(self._judge({name: bank.part(i) for name, bank in full.items()}, *grids[i], without=i))
+            rows, grids = self._extend({name: bank.part(i) for name, bank in full.items()}, self._grids[i])
+            judged.append(self._judge(rows, grids, canvases[i], without=i))
         self._calibrate(judged)
         self.is_fitted = True
         scores = [self._combine(*parts)[0] for parts in judged]
@@ -179,9 +191,9 @@ class RetrievalDetector(Detector):
         height, width = patch_grid(sample.size, self.config.image_size)
         return height * 8, width * 8
 
-    def _choose_rows(self, bank: FlatBank, size: int, fraction: float | None = None) -> Tensor:
+    def _choose_rows(self, bank: FlatBank, size: int, count: int | None = None) -> Tensor:
         """Choose the coreset: exact greedy k-centre, on seeded projections where rows are wider than `size`."""
-        count = max(1, int((self.config.coreset if fraction is None else fraction) * len(bank.rows)))
+        count = count or max(1, int(self.config.coreset * len(bank.rows)))
         start = 0
         if not self.config.reference:
             start = int(torch.randint(len(bank.rows), (), generator=torch.Generator().manual_seed(self.config.seed)))
@@ -228,7 +240,7 @@ class RetrievalDetector(Detector):
     def _predict_one(self, sample: Sample) -> Prediction:
         found = self._describe(sample)
         rows = {name: self._banks[name].normalise(patches.features) for name, patches in found.items()}
-        scores, maps = self._judge(rows, {name: patches.grid for name, patches in found.items()}, self._canvas(sample))
+        scores, maps = self._judge(*self._extend(rows, {name: patches.grid for name, patches in found.items()}), self._canvas(sample))
         score, heat = self._combine(scores, maps)
         parts: dict[str, Tensor] = {}
         for name in scores if len(scores) > 1 else ():

@@ -47,7 +47,9 @@ class BTF(RetrievalDetector):
 
     def _remember(self, full: dict[str, FlatBank], report: Progress) -> dict[str, FlatBank]:
         bank = full["cell"]
-        bank.seal(None if self.config.reference else balance_blocks(self._widths))
+        bank.seal()
+        if not self.config.reference:
+            bank.rescale(*balance_blocks(bank.rows, self._widths))
         report("coreset", 0, 1)
         return {"cell": bank.thin(self._choose_rows(bank, projection_size(len(bank.rows))))}
 
