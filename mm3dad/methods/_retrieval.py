@@ -55,7 +55,7 @@ class RetrievalConfig:
     weights: str = option("default", "default, the path of a state dict, or random")
     points: Literal["fpfh", "point_mae"] = option("fpfh", "point features: FPFH or Point-MAE tokens")
     point_weights: str = option("default", "path of a Point-MAE checkpoint, or default for the cache")
-    max_points: int = option(20000, "most points of a cloud; reference=true takes all of the square of image_size")
+    max_points: int = option(10000, "most points of a cloud; reference=true takes all of the square of image_size")
     centers: int = option(1024, "point groups per cloud (Point-MAE)")
     group_size: int = option(128, "points per group (Point-MAE)")
     coreset: float = option(0.1, "share of the normal patches kept in a bank")
