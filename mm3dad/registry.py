@@ -58,6 +58,7 @@ METHODS = Registry(
         "m3dm": "mm3dad.methods.m3dm:M3DM",
         "mrad": "mm3dad.methods.mrad:Mrad",
         "patchcore": "mm3dad.methods.patchcore:PatchCore",
+        "muscv2": "mm3dad.methods.muscv2:MuScV2",
         "rad": "mm3dad.methods.rad:Rad",
     },
 )

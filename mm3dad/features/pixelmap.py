@@ -11,11 +11,13 @@ from torch import Tensor
 
 from mm3dad.errors import DataError
 from mm3dad.features.align import pool_map, scatter_points
-from mm3dad.features.branches import load_point_net
-from mm3dad.features.points import encode_groups, group_points, spread_to_points
+from mm3dad.features.branches import RELIEF_WEIGHT, load_point_net
+from mm3dad.features.points import encode_groups, group_points, measure_relief, spread_to_points
 from mm3dad.features.weights import TABLE
 from mm3dad.ops import fpfh
 from mm3dad.types import Sample
+
+FPFH_BINS = 33
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ def pool_points(values: Tensor, pixel: Tensor, side: int, grid: tuple[int, int],
 class PointCells:
     """Point features of a sample on any patch grid.
 
+    FPFH cells carry the relief of the part in three further channels (`measure_relief` of the cells' mean points), because FPFH does
+    not see the flat floor of a wide dent; as published (`with_holes`) they do not.
+
     Args:
         kind: "fpfh" (square roots of the histograms, no weights needed) or "point_mae" (tokens of three layers, carried to the points
             by their nearest three centres).
@@ -75,6 +80,7 @@ class PointCells:
         centers, group_size: of the Point-MAE groups; 1024 and 128 are published.
         with_holes: as `pool_points`.
         raw: leave FPFH as it is, 0 to 200, instead of taking roots (BTF).
+        relief: add the relief channels.
     """
 
     def __init__(
@@ -86,13 +92,19 @@ class PointCells:
         group_size: int = 128,
         with_holes: bool = False,
         raw: bool = False,
+        relief: bool = True,
     ) -> None:
         self.side, self.centers, self.group_size, self.with_holes = side, centers, group_size, with_holes
-        self.raw = raw
+        self.raw, self.relief = raw, relief
         self._net: Any = None
         self.weights: list[dict[str, Any]] = []
         if kind == "point_mae":
             self._net, self.weights = load_point_net(weights)
+
+    @property
+    def blocks(self) -> tuple[tuple[int, float], ...]:
+        """Width and weight of consecutive channels for `fit_scale`; empty where the features are compared as they are."""
+        return () if self.with_holes or not self.relief or self._net is not None else ((FPFH_BINS, 1.0), *((1, RELIEF_WEIGHT),) * 3)
 
     def describe(self, samples: Sequence[Sample], grids: Sequence[tuple[int, int]]) -> list[Cells]:
         """Return the cells of each sample on its grid.
@@ -121,4 +133,27 @@ class PointCells:
                 raise DataError(f"sample {sample.meta.id!r}: {error}") from None
             tokens = encode_groups(groups, self._net, TABLE["point_mae"].layers)
             values = spread_to_points(tokens, points[groups.center], points)
-        return pool_points(values.float(), pixel, side, grid, self.with_holes)
+        if not self.blocks:
+            return pool_points(values.float(), pixel, side, grid, self.with_holes)
+        cells = pool_points(torch.cat([values.float(), points], dim=1), pixel, side, grid)
+        seen = cells.covered > 0
+        relief = cells.features.new_zeros(len(seen), 3)
+        relief[seen] = measure_relief(cells.features[seen, FPFH_BINS:])
+        return Cells(torch.cat([cells.features[:, :FPFH_BINS], relief], dim=1), cells.covered)
+
+
+def fit_scale(parts: Sequence[Tensor], blocks: Sequence[tuple[int, float]]) -> tuple[Tensor, Tensor]:
+    """Find the shift and the factor that centre features and give each block of channels its spread.
+
+    Centred, because cosines between features that all point one way say little, and a few of them then attract all others.
+
+    Args:
+        parts: (N, C) features of normal cells, one tensor per sample.
+        blocks: (width, weight) of consecutive channels, brought together to a spread of `weight`.
+    Returns:
+        shift (C,) and factor (C,), so that (features - shift) * factor.
+    """
+    rows = torch.cat(list(parts)).double()
+    shift, spread = rows.mean(0), rows.std(0, correction=0)
+    factor = [weight / part.norm().clamp_min(1e-6) for part, (_, weight) in zip(spread.split([w for w, _ in blocks]), blocks, strict=True)]
+    return shift.float(), torch.cat([value.expand(width) for value, (width, _) in zip(factor, blocks, strict=True)]).float()

@@ -128,7 +128,7 @@ class RetrievalDetector(Detector):
             else:
                 side = c.image_size if c.reference else min(c.image_size, math.isqrt(c.max_points))
                 kept = c.points, side, c.centers, c.group_size, c.reference, self.raw_histograms, self._fineness, c.image_size
-                cells = PointCells(c.points, c.point_weights, side, c.centers, c.group_size, c.reference, self.raw_histograms)
+                cells = PointCells(c.points, c.point_weights, side, c.centers, c.group_size, c.reference, self.raw_histograms, False)
                 made = PointPatches(cells, c.image_size, self._fineness)
             settings = {"version": FEATURES_VERSION, "method": self.name, "modality": name, "settings": kept}
             self._made[name] = CachedFeatures(made, c.feature_cache, settings) if c.feature_cache else made

@@ -3,21 +3,21 @@
 CIF, "Commonality in Few" (AAAI 2026, arXiv 2511.05966). Test features take in a little of the memory's by message passing, and are
 then searched both in the whole memory and in the hyperedges like their own; modalities multiply. Nothing is trained.
 Differs from its code (`reference=True` restores it): a patch counts to its most similar hyperedge, not its first; empty hyperedges
-leave the memory; a missed one is searched everywhere instead of scoring 1e6; holes in the cloud do not enter the cells; borders of the
-map are not darkened. Weights: embedded Apache-2.0; DINO Apache-2.0; Point-MAE's authors state no licence.
+leave the memory; a missed one is searched everywhere instead of scoring 1e6; holes in the cloud do not enter the cells; FPFH cells are
+centred and carry relief; borders of the map are not darkened. Weights: embedded Apache-2.0; DINO Apache-2.0; Point-MAE's authors state no licence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mm3dad.errors import ConfigError, DataError
-from mm3dad.features.pixelmap import PointCells
+from mm3dad.features.pixelmap import PointCells, fit_scale
 from mm3dad.features.tokens import TokenExtractor, join_layers
 from mm3dad.memory.hypergraph import (
     MISSED,
@@ -104,6 +104,7 @@ class Cif(Detector):
         self._images: TokenExtractor | None = None
         self._points: PointCells | None = None
         self._memory: dict[str, HypergraphMemory] = {}
+        self._scale: tuple[Tensor, Tensor] | None = None
         self._threshold: float | None = None
 
     @property
@@ -131,13 +132,16 @@ class Cif(Detector):
         if len(samples) == 0:
             raise DataError("cif needs at least one normal sample, got none; check the training folder")
         report = progress or (lambda stage, done, total: None)
-        self.is_fitted = False
+        self.is_fitted, self._scale = False, None
         names = self.config.modalities or samples[0].modalities
         shots = []
         for number in range(len(samples)):
             report("features", number, len(samples))
             shots.append(self._describe(samples[number], names))
         report("memory", 0, 1)
+        if "xyz" in names and self.points.blocks:
+            self._scale = fit_scale([shot.features["xyz"][shot.graph.ids >= 0] for shot in shots], self.points.blocks)
+            shots = [replace(shot, features=shot.features | {"xyz": self._rescale(shot.features["xyz"])}) for shot in shots]
         self._memory = self._remember(shots)
         scores = []
         if validation is not None and len(validation):
@@ -165,11 +169,14 @@ class Cif(Detector):
         foreground = torch.ones(len(features["rgb"]), dtype=torch.bool)
         if "xyz" in names:
             cells = self.points.describe([sample], [tokens.grid])[0]
-            features["xyz"], foreground = cells.features, cells.covered > 0.5
+            features["xyz"], foreground = self._rescale(cells.features), cells.covered > 0.5
             # A sparse cloud may cover no cell by half; what it covers most is then the part.
             foreground = foreground if bool(foreground.any()) else cells.covered >= 0.5 * cells.covered.max()
         graph = build_hypergraph(features["rgb"], foreground, c.hyperedges, c.incidence, c.seed, first=c.reference)
         return Image(graph, features, tokens.grid)
+
+    def _rescale(self, features: Tensor) -> Tensor:
+        return features if self._scale is None else (features - self._scale[0]) * self._scale[1]
 
     def _remember(self, shots: Sequence[Image]) -> dict[str, HypergraphMemory]:
         """Fill one memory per modality, image by image, and thin each of its hyperedges."""
@@ -222,6 +229,8 @@ class Cif(Detector):
         tensors = {}
         for name, part in self._memory.items():
             tensors |= {f"{name}.rows": part.rows, f"{name}.ids": part.ids.to(torch.int32), f"{name}.hyperedges": part.hyperedges}
+        if self._scale is not None:
+            tensors |= {"xyz.shift": self._scale[0], "xyz.factor": self._scale[1]}
         return tensors, {"modalities": list(self._memory), "threshold": self._threshold}
 
     def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -229,4 +238,5 @@ class Cif(Detector):
             name: HypergraphMemory(tensors[f"{name}.rows"], tensors[f"{name}.ids"].long(), tensors[f"{name}.hyperedges"])
             for name in values["modalities"]
         }
+        self._scale = (tensors["xyz.shift"], tensors["xyz.factor"]) if "xyz.shift" in tensors else None
         self._threshold = values["threshold"]
