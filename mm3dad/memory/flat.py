@@ -14,15 +14,18 @@ TENSORS = ("rows", "owner", "shift", "scale")
 
 
 class FlatBank:
-    """Rows in half precision, each with the number of the sample it came from.
+    """Rows in half precision (or single, for published numbers), each with the number of the sample it came from.
 
     Rows stream in by `add`; `rescale` may bring channels to a scale, `thin` keeps the chosen rows, `match` searches them.
     Queries are rounded as the rows are, so a patch that is in the bank is found at distance 0.
+
+    Args:
+        precision: floating type of the rows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, precision: torch.dtype = torch.float16) -> None:
         self._parts: list[Tensor] = []
-        self.rows = torch.empty(0, 0, dtype=torch.float16)
+        self.rows = torch.empty(0, 0, dtype=precision)
         self.owner = torch.empty(0, dtype=torch.int32)
         self.shift = torch.empty(0)
         self.scale = torch.empty(0)
@@ -34,11 +37,13 @@ class FlatBank:
             identity: the sample's id, for errors.
             features: (P, C) float32, P >= 1.
         Raises:
-            DataError: features that are not finite in half precision, or a width that differs from the first sample's.
+            DataError: features that are not finite in the bank's precision, or a width that differs from the first sample's.
         """
-        rows = features.half()
+        rows = features.to(self.rows.dtype)
         if not bool(rows.isfinite().all()):
-            raise DataError(f"features of sample {identity!r} must be finite and below 65504; check the sample and the weights")
+            raise DataError(
+                f"features of sample {identity!r} must be finite, and below 65504 in half precision; check the sample and the weights"
+            )
         if self._parts and rows.shape[1] != self._parts[0].shape[1]:
             raise DataError(f"features of sample {identity!r} have {rows.shape[1]} channels, expected {self._parts[0].shape[1]}")
         self._parts.append(rows)
@@ -90,7 +95,8 @@ class FlatBank:
         """
         if features.shape[1] != len(self.scale):
             raise ModelError(f"the bank holds {len(self.scale)} channels, got {features.shape[1]}; use the backbone it was fitted with")
-        return ((features.half().float() - self.shift) * self.scale).half().float()
+        dtype = self.rows.dtype
+        return ((features.to(dtype).float() - self.shift) * self.scale).to(dtype).float()
 
     def match(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Find the nearest row of each normalised query (P, C): distance (P,) float32 and row (P,) int64."""

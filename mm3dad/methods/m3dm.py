@@ -89,7 +89,7 @@ class M3DM(RetrievalDetector):
                 bank = full[name]
             else:
                 continue
-            banks[name] = bank.thin(self._choose_rows(bank, projection_size(len(bank.rows)), count))
+            banks[name] = bank.thin(self._choose_rows(bank, projection_size(len(bank.rows)), count and min(count, len(bank.rows))))
             if self.config.reference and name == "xyz":
                 # The published code takes the share of the rows that are left of the point bank.
                 count = max(1, int(self.config.coreset * len(banks[name].rows)))
@@ -139,7 +139,7 @@ class M3DM(RetrievalDetector):
         return self._net(*self._pairs(rows, grids))
 
     def _fuse_all(self, full: dict[str, FlatBank]) -> FlatBank:
-        bank = FlatBank()
+        bank = self._open_bank()
         for i, grids in enumerate(self._grids):
             bank.add(f"training sample {i}", self._fuse({name: part.part(i) for name, part in full.items()}, grids))
         bank.seal()
