@@ -79,10 +79,23 @@ class PointCells:
         side: of the square the cloud is brought to by nearest pixels; 224 is published.
         centers, group_size: of the Point-MAE groups; 1024 and 128 are published.
         with_holes: as `pool_points`.
+        raw: leave FPFH as it is, 0 to 200, instead of taking roots (BTF).
+        relief: add the relief channels.
     """
 
-    def __init__(self, kind: str, weights: str, side: int, centers: int = 1024, group_size: int = 128, with_holes: bool = False) -> None:
+    def __init__(
+        self,
+        kind: str,
+        weights: str,
+        side: int,
+        centers: int = 1024,
+        group_size: int = 128,
+        with_holes: bool = False,
+        raw: bool = False,
+        relief: bool = True,
+    ) -> None:
         self.side, self.centers, self.group_size, self.with_holes = side, centers, group_size, with_holes
+        self.raw, self.relief = raw, relief
         self._net: Any = None
         self.weights: list[dict[str, Any]] = []
         if kind == "point_mae":
@@ -91,7 +104,7 @@ class PointCells:
     @property
     def blocks(self) -> tuple[tuple[int, float], ...]:
         """Width and weight of consecutive channels for `fit_scale`; empty where the features are compared as they are."""
-        return () if self.with_holes or self._net is not None else ((FPFH_BINS, 1.0), *((1, RELIEF_WEIGHT),) * 3)
+        return () if self.with_holes or not self.relief or self._net is not None else ((FPFH_BINS, 1.0), *((1, RELIEF_WEIGHT),) * 3)
 
     def describe(self, samples: Sequence[Sample], grids: Sequence[tuple[int, int]]) -> list[Cells]:
         """Return the cells of each sample on its grid.
@@ -110,7 +123,9 @@ class PointCells:
         if not len(points):
             raise DataError(f"sample {sample.meta.id!r} has no valid point; check the sensor, the unit and the mask of missing points")
         if self._net is None:
-            values = fpfh(points).clamp_min(0).div_(200).sqrt_()
+            values = fpfh(points)
+            if not self.raw:
+                values = values.clamp_min(0).div_(200).sqrt_()
         else:
             try:
                 groups = group_points(points, pixel, self.centers, self.group_size, grow=False)

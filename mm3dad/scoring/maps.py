@@ -147,6 +147,24 @@ def blur_8bit(scores: Tensor, radius: int = 4) -> Tensor:
     return torch.from_numpy(blurred).to(scores) / 255 * peak
 
 
+def pixel_map(scores: Tensor, size: tuple[int, int], sigma: float = 4.0) -> Tensor:
+    """Carry patch scores to pixels and smooth them, the width of the Gaussian growing with the image.
+
+    Args:
+        scores: (h, w) floating, >= 0.
+        size: (H, W).
+        sigma: in pixels of a 224 x 224 image; 0 smooths nothing.
+
+    Returns:
+        (H, W).
+
+    Raises:
+        ShapeError, DataError, ConfigError: as `upsample_map` and `smooth_map`.
+    """
+    heat = upsample_map(scores, size)
+    return smooth_map(heat, sigma * (size[0] * size[1]) ** 0.5 / 224) if sigma else heat
+
+
 def points_to_map(values: Tensor, pixel_index: Tensor, size: tuple[int, int] | int) -> Tensor:
     """Put one score per point at the point's pixel; 0 elsewhere, and the highest score where points share a pixel.
 

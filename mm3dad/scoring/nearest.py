@@ -132,18 +132,31 @@ def shared_normalisation(bank_xyz: Tensor, bank_rgb: Tensor) -> tuple[float, flo
         ShapeError: a bank is not a floating, non-empty (M, C).
         DataError: NaN or infinite values, or a bank without any spread.
     """
-    (mean, _), (_, deviation) = _statistics("bank_xyz", bank_xyz), _statistics("bank_rgb", bank_rgb)
+    (mean, _), (_, deviation) = bank_statistics("bank_xyz", bank_xyz), bank_statistics("bank_rgb", bank_rgb)
     return mean, deviation, mean, deviation
 
 
 def own_normalisation(bank_xyz: Tensor, bank_rgb: Tensor) -> tuple[float, float, float, float]:
     """Return M3DM's scalars as one would expect them: each bank's own mean and deviation. Arguments as `shared_normalisation`."""
-    return (*_statistics("bank_xyz", bank_xyz), *_statistics("bank_rgb", bank_rgb))
+    return (*bank_statistics("bank_xyz", bank_xyz), *bank_statistics("bank_rgb", bank_rgb))
 
 
-def _statistics(name: str, bank: Tensor) -> tuple[float, float]:
+def bank_statistics(name: str, bank: Tensor) -> tuple[float, float]:
+    """Return mean and deviation (n - 1) of all numbers of a bank (M, C).
+
+    Args:
+        name: of the bank, for errors.
+        bank: (M, C) floating.
+
+    Raises:
+        ShapeError, DataError: as `shared_normalisation`.
+    """
     check_values(name, bank, "(M, C)")
-    mean, deviation = float(bank.double().mean()), float(bank.double().std()) if bank.numel() > 1 else 0.0
+    # Block by block: a bank in double precision may not fit where the bank in half precision does.
+    blocks = bank.split(max(1, 2**24 // bank.shape[1]))
+    mean = math.fsum(float(block.double().sum()) for block in blocks) / bank.numel()
+    squares = math.fsum(float((block.double() - mean).square().sum()) for block in blocks)
+    deviation = math.sqrt(squares / max(1, bank.numel() - 1))
     if deviation == 0:
         raise DataError(f"{name} must hold different values to be normalised, got {bank.numel()} equal ones; check the extractor")
     return mean, deviation

@@ -8,7 +8,7 @@ from torch.nn import functional
 from mm3dad.types import Meta, Sample
 
 SIZE = 64
-SMALL = {"image_size": 64, "centers": 32, "group_size": 16, "max_points": 600, "point_side": 24}
+SMALL = {"image_size": 64, "centers": 32, "group_size": 16, "max_points": 600}
 
 
 def make_sample(seed, defect=None, category="plate", size=(SIZE, SIZE), modalities=("rgb", "xyz")):

@@ -22,7 +22,7 @@ NAMES = mm3dad.list_methods()
 def create(name):
     """A detector at a small size; a method takes of the small settings those it has."""
     known = {field.name for field in dataclasses.fields(METHODS.get(name).Config)}
-    return mm3dad.create(name, **{key: value for key, value in SMALL.items() if key in known})
+    return mm3dad.create(name, **{key: value for key, value in {**SMALL, "point_side": 24}.items() if key in known})
 
 
 def make_training(name):

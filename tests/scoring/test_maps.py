@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from mm3dad.errors import ConfigError, DataError, ShapeError
-from mm3dad.scoring import blur_8bit, points_to_map, smooth_map, top_fraction_score, upsample_map
+from mm3dad.scoring import blur_8bit, pixel_map, points_to_map, smooth_map, top_fraction_score, upsample_map
 from mm3dad.scoring.maps import smooth_boxes
 
 
@@ -132,3 +132,12 @@ def test_boxes_average_their_pixels():
     assert smooth_boxes(torch.ones(1, 1)).tolist() == [[pytest.approx(1)]]
     with pytest.raises(ConfigError, match="sides must be odd"):
         smooth_boxes(heat, (4,))
+
+
+@pytest.mark.parametrize("size", [(224, 224), (37, 90), (1, 8)])
+def test_pixel_map_smooths_by_the_images_size(size):
+    scores = random_map(5, 7, dtype=torch.float32)
+    sigma = 4 * (size[0] * size[1]) ** 0.5 / 224
+    assert torch.equal(pixel_map(scores, size), smooth_map(upsample_map(scores, size), sigma))
+    assert torch.equal(pixel_map(scores, size, 0), upsample_map(scores, size))
+    assert torch.allclose(pixel_map(torch.full((3, 3), 2.0), size), torch.tensor(2.0))

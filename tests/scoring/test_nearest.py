@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mm3dad.errors import ConfigError, DataError, ShapeError
 from mm3dad.scoring import nearest_scores, own_normalisation, reweight_score, shared_normalisation
-from mm3dad.scoring.nearest import support_score
+from mm3dad.scoring.nearest import bank_statistics, support_score
 
 
 def features(rows, columns, seed):
@@ -123,3 +123,13 @@ def test_support_score_by_hand():
         support_score(patches, scores, index, bank, 0)
     with pytest.raises(ShapeError, match="fit together"):
         support_score(patches[:1], scores, index, bank)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_bank_statistics_equal_the_plain_ones_in_blocks(dtype):
+    bank = (torch.randn(300, 7, generator=torch.Generator().manual_seed(0)) * 3 + 50).to(dtype)
+    mean, deviation = bank_statistics("bank", bank)
+    assert mean == pytest.approx(float(bank.double().mean()), rel=1e-12)
+    assert deviation == pytest.approx(float(bank.double().std()), rel=1e-9)
+    with pytest.raises(DataError, match="bank must hold different values to be normalised, got 6 equal ones"):
+        bank_statistics("bank", torch.ones(2, 3))
