@@ -33,6 +33,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "import-linter>=2.16",
         "mypy>=1.15",
+        "open_clip_torch>=3.0",  # the tests of CLIP run its code, with small random weights
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "ruff>=0.11",

@@ -49,7 +49,19 @@ class Registry:
         return iter(self.names())
 
 
-METHODS = Registry("method", {"duet": "mm3dad.methods.duet:Duet"})
+METHODS = Registry(
+    "method",
+    {
+        "btf": "mm3dad.methods.btf:BTF",
+        "cif": "mm3dad.methods.cif:Cif",
+        "duet": "mm3dad.methods.duet:Duet",
+        "m3dm": "mm3dad.methods.m3dm:M3DM",
+        "mrad": "mm3dad.methods.mrad:Mrad",
+        "patchcore": "mm3dad.methods.patchcore:PatchCore",
+        "muscv2": "mm3dad.methods.muscv2:MuScV2",
+        "rad": "mm3dad.methods.rad:Rad",
+    },
+)
 DATASETS = Registry(
     "dataset",
     {

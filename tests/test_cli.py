@@ -307,7 +307,9 @@ def test_a_narrow_terminal_gets_fewer_columns(monkeypatch, capsys):
     result = {**names, "protocol": protocol, "runs": runs, "categories": {"nut": {**row, "aupro_30": None}}, "mean": row}
     terminal.print_results(result)
     text = capsys.readouterr().out
-    assert "0.400 to 0.600" in text and "transductive" in text
+    assert "0.400 to 0.600" in text and "transductive" in text and "fitted on all good parts" in text
+    terminal.print_results({**result, "protocol": {**protocol, "zero_shot": True}})
+    assert "fitted on nothing (zero-shot), transductive: sees" in capsys.readouterr().out
     assert "not defined for nut: 2 defective samples have no mask" in text
     monkeypatch.setattr(terminal, "_width", lambda: 80)
     terminal.print_results(result)

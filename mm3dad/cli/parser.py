@@ -206,6 +206,11 @@ def _add_data(verb: Parser) -> None:
     verb.add_argument("--root", metavar="DIR", required=True, help="folder of the data set")
     verb.add_argument("--category", metavar="C", action="append", help="repeatable (default: every category, one model each)")
     verb.add_argument("--multiclass", action="store_true", help="one model for all categories")
+    verb.add_argument(
+        "--auxiliary",
+        metavar="DATASET:ROOT[:C,C]",
+        help="labelled set of other products, for a method that needs one (default: the other categories of --root, test split)",
+    )
     verb.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     _add_set(verb, "an option of the method or the data set, e.g. modalities=rgb")
 

@@ -55,6 +55,10 @@ def print_results(result: dict[str, Any]) -> None:
     for shots, table in tables_of(result).items():
         rows = [_result_row(name, row) for name, row in (*table["categories"].items(), ("mean", table["mean"]))]
         fitted = "all good parts" if shots == "full" else f"{shots} good parts"
+        if result["protocol"].get("zero_shot"):
+            fitted = "nothing (zero-shot)"
+        if result["protocol"].get("auxiliary"):
+            fitted = _name_auxiliary(result["protocol"]["auxiliary"])
         spread = f", mean ± std over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
         kind = ", transductive: sees the test set as a whole" if result["protocol"]["transductive"] else ""
         title = f"{result['method']} on {result['dataset']['name']}: {result['protocol']['models']}, fitted on {fitted}{spread}{kind}"
@@ -62,6 +66,14 @@ def print_results(result: dict[str, Any]) -> None:
         print_table([columns[n] for n in shown], [[row[n] for n in shown] for row in rows], title)
     reasons = {f"{run['category']}: {reason}" for run in result["runs"] for reason in run["metrics"].get("notes", {}).values()}
     say(*(f"not defined for {reason}" for reason in sorted(reasons)))
+
+
+def _name_auxiliary(sets: dict[str, Any]) -> str:
+    """Name the set of other products that a zero-shot method was fitted on."""
+    names = {f"{one['dataset']} ({', '.join(one['categories'])})" for one in sets.values()}
+    if len(names) == 1:
+        return f"the auxiliary set {names.pop()}"
+    return f"the auxiliary sets of {', '.join(sorted({one['dataset'] for one in sets.values()}))}: all categories but the one under test"
 
 
 def _result_row(name: str, row: dict[str, Any]) -> list[str]:

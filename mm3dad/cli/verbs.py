@@ -103,6 +103,7 @@ def fit(arguments: Namespace) -> int:
         options=_options(arguments),
         multiclass=arguments.multiclass,
         device=arguments.device,
+        auxiliary=arguments.auxiliary,
     )
     _write_json(arguments, rows)
     for row in rows:
@@ -158,6 +159,7 @@ def evaluate(arguments: Namespace) -> int:
         json_path=arguments.json,
         overwrite=arguments.overwrite,
         rescore=arguments.rescore,
+        auxiliary=arguments.auxiliary,
         **size,
     )
     print_results(result)

@@ -109,7 +109,7 @@ class PointBranch:
     ) -> None:
         self.image_size, self.centers, self.group_size, self.max_points = image_size, centers, group_size, max_points
         self.group, self.aggregate = group, aggregate
-        self._net, self.weights = (None, []) if kind == "fpfh" else _load_point_mae(weights)
+        self._net, self.weights = (None, []) if kind == "fpfh" else load_point_net(weights)
 
     @property
     def blocks(self) -> tuple[tuple[int, float], ...]:
@@ -194,7 +194,7 @@ def augment(sample: Sample, quarter_turns: int, mirror: bool = False) -> Sample:
     return Sample(turn(sample.rgb), turn(sample.xyz), turn(sample.valid), turn(sample.mask), sample.label, meta)
 
 
-def _load_point_mae(weights: str) -> tuple[Any, list[dict[str, Any]]]:
+def load_point_net(weights: str) -> tuple[Any, list[dict[str, Any]]]:
     from mm3dad.nets.point_transformer import load_point_mae
 
     row = TABLE["point_mae"]

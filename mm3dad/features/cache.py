@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +17,19 @@ from mm3dad.features.branches import Patches, PointBranch, RGBBranch
 from mm3dad.types import Sample
 
 
-class CachedBranch:
-    """A branch that looks into a folder before it computes.
+class Describes(Protocol):
+    """What can be cached: an extractor that gives the patches of samples."""
+
+    @property
+    def weights(self) -> list[dict[str, Any]]:
+        """What a result says of the extractor's weights."""
+
+    def describe(self, samples: Sequence[Sample]) -> list[Patches]:
+        """Return the patches of each sample."""
+
+
+class CachedFeatures:
+    """An extractor that looks into a folder before it computes.
 
     The key holds the branch's settings and weights and, for each input file, its path, size and time of change; samples that
     come from no file are computed each time.
@@ -29,36 +40,27 @@ class CachedBranch:
         settings: everything the features depend on beside the sample.
     """
 
-    def __init__(self, branch: RGBBranch | PointBranch, folder: str | Path, settings: dict[str, Any]) -> None:
-        self.branch, self.folder = branch, Path(folder)
+    def __init__(self, branch: Describes, folder: str | Path, settings: dict[str, Any]) -> None:
+        self._source, self.folder = branch, Path(folder)
         self._settings = json.dumps([settings, branch.weights], sort_keys=True, default=str)
 
     @property
     def weights(self) -> list[dict[str, Any]]:
         """As the branch's."""
-        return self.branch.weights
-
-    @property
-    def blocks(self) -> tuple[tuple[int, float], ...]:
-        """As the branch's."""
-        return self.branch.blocks
+        return self._source.weights
 
     def describe(self, samples: Sequence[Sample]) -> list[Patches]:
         """Return the patches of each sample, from the folder where they are there; a damaged file is computed again."""
         paths = [self._path(sample) for sample in samples]
         found = [self._read(path) for path in paths]
         missing = [number for number, patches in enumerate(found) if patches is None]
-        for number, patches in zip(missing, self.branch.describe([samples[number] for number in missing]) if missing else [], strict=True):
+        for number, patches in zip(missing, self._source.describe([samples[number] for number in missing]) if missing else [], strict=True):
             found[number] = patches
             path = paths[number]
             if path is not None:
                 tensors = {"features": patches.features, "place": patches.place, "grid": torch.tensor(patches.grid)}
                 files.write_tensors(path, tensors | ({} if patches.centers is None else {"centers": patches.centers}))
         return [patches for patches in found if patches is not None]
-
-    def to_map(self, scores: Tensor, patches: Patches, sample: Sample) -> Tensor:
-        """As the branch's."""
-        return self.branch.to_map(scores, patches, sample)
 
     def _path(self, sample: Sample) -> Path | None:
         if not sample.meta.paths:
@@ -84,3 +86,20 @@ class CachedBranch:
             return Patches(tensors["features"], tensors["place"], (height, width), tensors.get("centers"))
         except (ModelError, KeyError, ValueError):
             return None
+
+
+class CachedBranch(CachedFeatures):
+    """A branch of `duet` with its features kept on disk. Arguments as `CachedFeatures`."""
+
+    def __init__(self, branch: RGBBranch | PointBranch, folder: str | Path, settings: dict[str, Any]) -> None:
+        super().__init__(branch, folder, settings)
+        self.branch = branch
+
+    @property
+    def blocks(self) -> tuple[tuple[int, float], ...]:
+        """As the branch's."""
+        return self.branch.blocks
+
+    def to_map(self, scores: Tensor, patches: Patches, sample: Sample) -> Tensor:
+        """As the branch's."""
+        return self.branch.to_map(scores, patches, sample)

@@ -46,7 +46,7 @@ class RGBExtractor:
             known = [*TABLE, *timm.list_models()]
             hint = nearest_name(backbone, known).split("known:")[0]
             raise ConfigError(f"unknown backbone {backbone!r}; {hint}see `mm3dad list weights` and timm.list_models()")
-        self.device = _find_device(device)
+        self.device = find_device(device)
         self._net, self.description = _load_network(architecture, row, weights, seed)
         self._net = self._net.eval().requires_grad_(False).to(self.device)
         configured = getattr(self._net, "pretrained_cfg", {}) or {}
@@ -91,6 +91,28 @@ class RGBExtractor:
             maps.extend([layer[i].float() for layer in layers] for i in range(len(batch)))
         return maps
 
+    @torch.inference_mode()
+    def extract_tokens(self, images: Sequence[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """Return for each image its descriptors (C,) and maps (C, h, w), float32, one per layer.
+
+        Transformers: the class token and the patches of each layer, both through the final norm; register tokens are dropped.
+        Networks without a class token: the mean of each map, and the map as it is.
+
+        Args:
+            images: tensors (3, H, W) float32 in [0, 1], sides multiples of the patch.
+        """
+        if getattr(self._net, "cls_token", None) is None:
+            return [([layer.mean((1, 2)) for layer in maps], maps) for maps in self.extract(images)]
+        found = []
+        for image in images:
+            batch = ((image.to(self.device) - self._mean) / self._std)[None]
+            with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
+                layers = self._net.forward_intermediates(
+                    batch, indices=list(self.layers), norm=True, return_prefix_tokens=True, intermediates_only=True
+                )
+            found.append(([prefix[0, 0].float() for _, prefix in layers], [patches[0].float() for patches, _ in layers]))
+        return found
+
 
 def resize_image(rgb: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (3, H, W) in [0, 1] to (3, *size), bicubic with anti-aliasing, clamped to [0, 1]."""
@@ -105,7 +127,12 @@ def stack_layers(layers: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
     return torch.cat(resized)
 
 
-def _find_device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """Return a torch device that works here.
+
+    Raises:
+        ConfigError: it does not.
+    """
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

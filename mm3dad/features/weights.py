@@ -29,8 +29,8 @@ class Weights:
 
     Args:
         name: the name users type.
-        architecture: timm's name of the network, or "point_mae".
-        source: where the file comes from: "package:<module>/<file>", "hub:<timm tag>" or an address.
+        architecture: timm's name of the network, open_clip's of a CLIP model, or "point_mae".
+        source: where the file comes from: "package:<module>/<file>", "hub:<timm tag>", "open_clip:<tag>" or an address.
         sha256, bytes: of the file, empty and 0 where the hub decides.
         licence: of the weights.
         mean, std: normalisation of RGB in [0, 1].
@@ -59,6 +59,10 @@ _ROWS = [
     Weights("dino_vitb8", "vit_base_patch8_224", "hub:dino", "", 0, "Apache-2.0", *IMAGENET, 8, (11,)),
     Weights("dinov2_vitb14", "vit_base_patch14_dinov2", "hub:lvd142m", "", 0, "Apache-2.0", *IMAGENET, 14, (5, 11)),
     Weights("dinov3_vitb16", "vit_base_patch16_dinov3", "hub:lvd1689m", "", 0, "DINOv3 License", *IMAGENET, 16, (5, 11)),
+    Weights(
+        "clip_vitl14_336", "ViT-L-14-336-quickgelu", "open_clip:openai", "", 0, "MIT",
+        (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), 14, (23,),
+    ),
     Weights(
         "point_mae", "point_mae", "https://github.com/Pang-Yatian/Point-MAE/releases/download/main/pretrain.pth",
         "27ded932bb0a2625d5a8eb006df199b2578598c774aee6d86b985300b6a5fd20", 0, "not stated by its authors",

@@ -18,7 +18,7 @@ from mm3dad.registry import DATASETS, METHODS
 if TYPE_CHECKING:
     from mm3dad.methods import Detector
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "open3d-cpu", "open3d", "faiss-cpu")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "open3d-cpu", "open3d", "faiss-cpu", "open_clip_torch")
 
 
 def split_options(method: str, dataset: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

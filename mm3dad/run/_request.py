@@ -14,7 +14,9 @@ from mm3dad.data import Dataset
 from mm3dad.errors import ConfigError, DataError
 from mm3dad.run._arguments import make_detector, resolve_device, split_options
 from mm3dad.run._runs import Run
-from mm3dad.run.fit import choose_categories, choose_shots, fingerprint, open_splits
+from mm3dad.run._splits import choose_categories, open_splits
+from mm3dad.run.auxiliary import check_use, describe_auxiliary, is_auxiliary, open_auxiliary
+from mm3dad.run.fit import choose_shots, fingerprint
 from mm3dad.run.measure import parse_eval_size
 from mm3dad.run.table import shots_name
 
@@ -40,9 +42,11 @@ class Request:
     theirs: dict[str, Any]
     probe: Detector
     splits: dict[str, dict[str, Dataset]]
+    auxiliary: str | None
+    others: dict[str, list[Dataset]]
 
     def arguments(self) -> dict[str, Any]:
-        names = ("method", "dataset", "root", "categories", "seeds", "options", "multiclass", "eval_size", "device")
+        names = ("method", "dataset", "root", "categories", "seeds", "options", "multiclass", "eval_size", "device", "auxiliary")
         return {**{name: getattr(self, name) for name in names}, "shots": [shots_name(count) for count in self.shots]}
 
     def command(self) -> str:
@@ -54,6 +58,7 @@ class Request:
         for name, value in {**self.options, "eval_size": self.eval_size}.items():
             words += ["--set", f"{name}={','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"]
         words += ["--multiclass"] * self.multiclass + ["--device", self.device]
+        words += ["--auxiliary", self.auxiliary] if self.auxiliary is not None else []
         return shlex.join(words)
 
     def config(self, seed: int | None) -> dict[str, Any]:
@@ -67,7 +72,9 @@ class Request:
         """Return the runs in groups that share one fit."""
         together = [self.categories] if self.multiclass else [[name] for name in self.categories]
         fitted = {
-            tuple(group): fingerprint([self.splits[name][split] for name in group for split in ("train", "validation")])
+            tuple(group): fingerprint(
+                [*self.others[group[0]], *(self.splits[name][split] for name in group for split in ("train", "validation"))]
+            )
             for group in together
         }
         tested = {name: fingerprint([self.splits[name]["test"]]) for name in self.categories}
@@ -82,6 +89,7 @@ class Request:
                 "dataset_options": self.theirs,
                 "root": str(Path(self.root).resolve()),
                 "fitted_together": group if self.multiclass else None,
+                "auxiliary": describe_auxiliary(self.others[group[0]]),
                 "training_files": fitted[tuple(group)],
                 "eval_size": self.eval_size,
             }
@@ -105,6 +113,7 @@ def check_request(
     multiclass: bool,
     eval_size: int | str,
     device: str | None,
+    auxiliary: str | None = None,
 ) -> Request:
     """Find what is wrong with the arguments or the data before the first fit; the arguments are those of `evaluate`."""
     seeds, shots = list(dict.fromkeys(seeds)), list(dict.fromkeys(shots))
@@ -114,6 +123,7 @@ def check_request(
     eval_size = parse_eval_size(eval_size)
     device = resolve_device(device)
     probe = make_detector(method, own, seeds[0], device)
+    check_use(probe, auxiliary, shots)
     names = choose_categories(dataset, root, categories)
     splits = {name: open_splits(dataset, root, name, probe, theirs, ("train", "validation", "test")) for name in names}
     for parts in splits.values():
@@ -122,4 +132,25 @@ def check_request(
         unlabelled = [record.id for record in parts["test"].records if record.label is None]
         if unlabelled:
             raise DataError(f"sample {unlabelled[0]!r} has no label; evaluate needs good and defective samples in folders of their own")
-    return Request(method, dataset, str(root), names, shots, seeds, options, multiclass, eval_size, device, own, theirs, probe, splits)
+    others: dict[str, list[Dataset]] = {name: [] for name in names}
+    if is_auxiliary(probe):
+        for group in [names] if multiclass else [[name] for name in names]:
+            others.update(dict.fromkeys(group, open_auxiliary(probe, auxiliary, dataset, root, theirs, group)))
+    return Request(
+        method,
+        dataset,
+        str(root),
+        names,
+        shots,
+        seeds,
+        options,
+        multiclass,
+        eval_size,
+        device,
+        own,
+        theirs,
+        probe,
+        splits,
+        auxiliary,
+        others,
+    )

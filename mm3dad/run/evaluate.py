@@ -16,6 +16,7 @@ from mm3dad.errors import ConfigError, DataError, ModelError
 from mm3dad.run._arguments import list_versions, make_detector, require_writable, require_writable_file
 from mm3dad.run._request import Request, check_request
 from mm3dad.run._runs import Run
+from mm3dad.run.auxiliary import describe_auxiliary, uses_normals
 from mm3dad.run.fit import fit_on
 from mm3dad.run.measure import EVAL_SIZE, measure, parse_eval_size, peak_memory, read_scored, score_samples
 from mm3dad.run.table import shots_name, summarise_shots, write_csv
@@ -73,6 +74,7 @@ def evaluate(
     json_path: str | Path | None = None,
     overwrite: bool = False,
     rescore: bool = False,
+    auxiliary: str | None = None,
 ) -> dict[str, Any]:
     """Fit and score every category under every seed and number of shots; return and keep the table.
 
@@ -94,6 +96,7 @@ def evaluate(
         json_path: a further copy of evaluate.json.
         overwrite: drop runs that are there.
         rescore: compute the metrics again from the kept maps, without predicting.
+        auxiliary: DATASET:ROOT[:CATEGORY,...], the labelled set of a method that needs one; by default the other categories of `root`.
 
     Returns:
         The content of evaluate.json (docs/protocol.md).
@@ -105,7 +108,7 @@ def evaluate(
     """
     if overwrite and rescore:
         raise ConfigError("--overwrite and --rescore exclude each other; rescore keeps the predictions that overwrite drops")
-    request = check_request(method, dataset, root, categories, shots, seeds, options or {}, multiclass, eval_size, device)
+    request = check_request(method, dataset, root, categories, shots, seeds, options or {}, multiclass, eval_size, device, auxiliary)
     out = require_writable(out if out is not None else default_out(method, dataset, json_path))
     if json_path is not None:
         require_writable_file(json_path)
@@ -120,7 +123,9 @@ def evaluate(
         first = group[0]
         detector = make_detector(method, request.own, first.seed, request.device)
         title = f"{'all categories' if multiclass else first.category}, seed {first.seed}, {first.folder.name.rpartition('-')[2]}"
-        fitted_on, seconds = fit_on(detector, [request.splits[run.category] for run in group], first.shots, first.seed, f"fit {title}")
+        splits = [request.splits[run.category] for run in group]
+        others = request.others[first.category]
+        fitted_on, seconds = fit_on(detector, splits, first.shots, first.seed, f"fit {title}", others)
         for run in pending:
             run.clear()
             scored = score_samples(
@@ -178,6 +183,8 @@ def _write(
             "seeds": request.seeds,
             "models": "one model for all categories" if request.multiclass else "one model per category",
             "transductive": "transductive" in request.probe.needs.settings,
+            "zero_shot": not uses_normals(request.probe),
+            "auxiliary": {name: describe_auxiliary(others) for name, others in request.others.items() if others} or None,
         },
         "versions": list_versions(),
         "machine": {

@@ -13,10 +13,10 @@ import torch
 
 from mm3dad import __version__, files
 from mm3dad.data import Dataset, Record
-from mm3dad.data.checks import check_dataset
-from mm3dad.errors import ConfigError, DataError, nearest_name
-from mm3dad.registry import DATASETS
+from mm3dad.errors import ConfigError
 from mm3dad.run._arguments import list_versions, make_detector, require_writable, split_options
+from mm3dad.run._splits import choose_categories, open_splits
+from mm3dad.run.auxiliary import check_use, describe_auxiliary, is_auxiliary, open_auxiliary, uses_normals
 from mm3dad.run.progress import track_stages
 from mm3dad.types import Sample
 
@@ -81,40 +81,6 @@ def choose_shots(records: Sequence[Record], shots: int | None, seed: int) -> lis
     return sorted(order[:shots], key=lambda record: record.id)
 
 
-def choose_categories(dataset: str, root: str | Path, wanted: Sequence[str] | None) -> list[str]:
-    """Return the categories to work on: the wanted ones, once each, or all there are.
-
-    Raises:
-        DataError: a category that the tree does not have, or no tree.
-    """
-    if not Path(root).is_dir():
-        raise DataError(f"expected a dataset folder at {root}, found {'a file' if Path(root).exists() else 'nothing'}; check --root")
-    known = DATASETS.get(dataset).categories(root)
-    for name in wanted or ():
-        if name not in known:
-            raise DataError(f"{root} has no category {name!r}; {nearest_name(name, known)}")
-    return list(dict.fromkeys(wanted)) if wanted else list(known)
-
-
-def open_splits(
-    dataset: str, root: str | Path, category: str, detector: Detector, options: dict[str, Any], splits: Sequence[str]
-) -> dict[str, Dataset]:
-    """Open the splits with the modalities the detector uses, and check every pair and header.
-
-    Raises:
-        DataError: what is wrong with which file.
-    """
-    modalities = getattr(detector.config, "modalities", None)
-    if not modalities and set(detector.needs.inputs) != {"rgb", "xyz"}:
-        modalities = detector.needs.inputs
-    opened = {}
-    for split in splits:
-        opened[split] = DATASETS.get(dataset)(root, category, split, modalities=modalities or None, **options)
-        if len(opened[split]):
-            check_dataset(opened[split])
-    return opened
-
-
 def fingerprint(datasets: Sequence[Dataset]) -> str:
     """Return a sha256 over ids, sizes and times of all files, which changes when the data do."""
     digest = hashlib.sha256()
@@ -126,7 +92,14 @@ def fingerprint(datasets: Sequence[Dataset]) -> str:
     return digest.hexdigest()
 
 
-def fit_on(detector: Detector, splits: Sequence[dict[str, Dataset]], shots: int | None, seed: int, title: str) -> tuple[list[str], float]:
+def fit_on(
+    detector: Detector,
+    splits: Sequence[dict[str, Dataset]],
+    shots: int | None,
+    seed: int,
+    title: str,
+    auxiliary: Sequence[Dataset] = (),
+) -> tuple[list[str], float]:
     """Fit on one category, or on several joined; validation samples may set the threshold.
 
     Args:
@@ -135,11 +108,17 @@ def fit_on(detector: Detector, splits: Sequence[dict[str, Dataset]], shots: int 
         shots: K normal samples of each category, None for all.
         seed: of the choice, and of torch's generator.
         title: what the progress says.
+        auxiliary: labelled sets of other products; where they are given, all their samples are what is fitted on.
 
     Returns:
         The ids fitted on, and the seconds it took (reading included).
     """
-    train = Selection([(parts["train"], choose_shots(parts["train"].records, shots, seed)) for parts in splits])
+    if not auxiliary and not uses_normals(detector):
+        splits = []
+    if auxiliary:
+        train = Selection([(part, part.records) for part in auxiliary])
+    else:
+        train = Selection([(parts["train"], choose_shots(parts["train"].records, shots, seed)) for parts in splits])
     normal = [(parts["validation"], [record for record in parts["validation"].records if record.label != 1]) for parts in splits]
     validation = Selection(normal)
     torch.manual_seed(seed)
@@ -161,6 +140,7 @@ def fit_detector(
     options: dict[str, Any] | None = None,
     multiclass: bool = False,
     device: str | None = "cpu",
+    auxiliary: str | None = None,
 ) -> list[dict[str, Any]]:
     """Fit one detector per category (or one for all) and save each with a `fit.json` beside it.
 
@@ -177,6 +157,7 @@ def fit_detector(
         options: of the method and of the dataset.
         multiclass: one model for all categories.
         device: auto, cpu, cuda or cuda:N.
+        auxiliary: DATASET:ROOT[:CATEGORY,...], the labelled set of a method that needs one; by default the other categories of `root`.
 
     Returns:
         One row per model, as in its fit.json.
@@ -187,7 +168,7 @@ def fit_detector(
         StorageError: `out` cannot be written.
     """
     own, theirs = split_options(method, dataset, options or {})
-    make_detector(method, own, seed, device)
+    check_use(make_detector(method, own, seed, device), auxiliary, [shots])
     names = choose_categories(dataset, root, categories)
     out = require_writable(out)
     groups = [names] if multiclass else [[name] for name in names]
@@ -195,7 +176,8 @@ def fit_detector(
     for group in groups:
         detector = make_detector(method, own, seed, device)
         splits = [open_splits(dataset, root, name, detector, theirs, ("train", "validation")) for name in group]
-        ids, seconds = fit_on(detector, splits, shots, seed, f"fit {', '.join(group)}")
+        others = open_auxiliary(detector, auxiliary, dataset, root, theirs, group) if is_auxiliary(detector) else []
+        ids, seconds = fit_on(detector, splits, shots, seed, f"fit {', '.join(group)}", others)
         folder = detector.save(out if len(groups) == 1 else out / group[0])
         rows.append(
             {
@@ -206,10 +188,11 @@ def fit_detector(
                 "weights": detector.weights,
                 "dataset": {"name": dataset, "root": str(Path(root).resolve()), "options": theirs},
                 "categories": group,
+                "auxiliary": describe_auxiliary(others),
                 "shots": shots,
                 "seed": seed,
                 "samples": ids,
-                "data_sha256": fingerprint([part for parts in splits for part in parts.values()]),
+                "data_sha256": fingerprint([*others, *(part for parts in splits for part in parts.values())]),
                 "fit_seconds": round(seconds, 3),
                 "bank_bytes": detector.bank_bytes,
                 "versions": list_versions(),

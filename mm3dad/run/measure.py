@@ -17,7 +17,7 @@ import torch
 from mm3dad import files
 from mm3dad.errors import ConfigError, DataError, ModelError
 from mm3dad.metrics import bootstrap_auroc, image_metrics, pixel_metrics
-from mm3dad.run.predict import Outcome, absolute_paths, file_stem, make_maps, predict_each
+from mm3dad.run.predict import Outcome, absolute_paths, check_prediction, file_stem, make_maps, predict_each
 from mm3dad.run.progress import track
 from mm3dad.run.table import METRICS
 from mm3dad.types import Sample
@@ -122,7 +122,8 @@ def _outcomes(detector: Detector, samples: Sequence[Sample]) -> Iterator[Outcome
     predictions = detector.predict_all(samples)
     spent = 1000 * (time.perf_counter() - start) / max(1, len(predictions))
     for i, prediction in enumerate(predictions):
-        yield Outcome(samples[i], prediction, None, spent)
+        sample = samples[i]
+        yield Outcome(sample, check_prediction(detector, sample, prediction), None, spent)
 
 
 def measure(scored: Scored) -> dict[str, Any]:

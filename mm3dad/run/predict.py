@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch.nn.functional import interpolate
@@ -77,6 +77,46 @@ def predict_each(detector: Detector, readers: Sequence[Reader]) -> Iterator[Outc
             batch = []
         if not isinstance(item, Sample):
             yield Outcome(error=item)
+
+
+class _OnAccess(Sequence[Sample]):
+    """Samples that are read each time they are asked for, so that a set needs no room."""
+
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        self._readers = list(readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [reader() for reader in self._readers[index]]
+        return self._readers[index]()
+
+
+def predict_set(detector: Detector, readers: Sequence[Reader]) -> Iterator[Outcome]:
+    """Score a set by a transductive method; what cannot be read stays out of the set, an error of the set is every sample's."""
+    errors = {position: item for position, item in enumerate(read_ahead(readers)) if not isinstance(item, Sample)}
+    samples = _OnAccess([reader for position, reader in enumerate(readers) if position not in errors])
+    start = time.perf_counter()
+    failure: Mm3dadError | None = None
+    predictions: Iterator[Prediction] = iter(())
+    try:
+        predictions = iter(detector.predict_all(samples))
+    except Mm3dadError as error:
+        failure = error
+    spent = 1000 * (time.perf_counter() - start) / max(1, len(samples))
+    for position, reader in enumerate(readers):
+        error = errors.get(position, failure)
+        if error is not None:
+            yield Outcome(error=error)
+            continue
+        sample = reader()
+        yield Outcome(sample, check_prediction(detector, sample, next(predictions)), None, spent)
 
 
 def _predict_batch(detector: Detector, samples: list[Sample]) -> Iterator[Outcome]:
@@ -188,7 +228,8 @@ def predict_inputs(
     readers = [partial(read_sample, path, modalities=modalities) for path in paths]
     taken: set[str] = set()
     try:
-        for path, outcome in zip(track(paths, "predict"), predict_each(detector, readers), strict=True):
+        predict = predict_set if "transductive" in detector.needs.settings else predict_each
+        for path, outcome in zip(track(paths, "predict"), predict(detector, readers), strict=True):
             if outcome.error is not None or outcome.sample is None or outcome.prediction is None:
                 result.failures.append((str(path), str(outcome.error)))
                 continue

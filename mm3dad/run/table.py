@@ -92,14 +92,15 @@ def tables_of(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def write_csv(path: str | Path, result: dict[str, Any]) -> Path:
-    """Write one line per category and number of shots, and their means; an undefined metric is an empty field."""
+    """Write one line per category and number of shots, and their means; undefined metrics are empty, a transductive method says so."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["method", "dataset", "shots", "category", *METRICS, *(f"{name}_std" for name in METRICS)])
+    writer.writerow(["method", "dataset", "shots", "transductive", "category", *METRICS, *(f"{name}_std" for name in METRICS)])
+    kind = "yes" if result["protocol"]["transductive"] else "no"
     for shots, table in tables_of(result).items():
         for category, row in _rows(table):
             values = [*(row[name] for name in METRICS), *(row["std"][name] for name in METRICS)]
-            writer.writerow([result["method"], result["dataset"]["name"], shots, category, *("" if v is None else v for v in values)])
+            writer.writerow([result["method"], result["dataset"]["name"], shots, kind, category, *("" if v is None else v for v in values)])
     return files.write_text(path, buffer.getvalue())
 
 

@@ -160,3 +160,10 @@ def fold_indices(n_samples: int, folds: int = 5) -> list[Tensor]:
         raise ConfigError(f"folds must be at least 2, got {folds}; 5 is the default")
     count = min(folds, n_samples)
     return [torch.arange(first, n_samples, count) for first in range(count)]
+
+
+def held_out_numbers(count: int, most: int = 200) -> list[int]:
+    """Return which of `count` samples are held out in turn: all, or `most` of them evenly spread; none where nothing would be left."""
+    if count < 2:
+        return []
+    return sorted({round(i * (count - 1) / (min(count, most) - 1)) for i in range(min(count, most))})

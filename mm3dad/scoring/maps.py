@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -62,11 +63,59 @@ def smooth_map(scores: Tensor, sigma: float = 4.0) -> Tensor:
     return scores.contiguous()
 
 
+def blur_5x5(scores: Tensor, pad: str = "replicate") -> Tensor:
+    """Blur a map with a 5 x 5 Gaussian of sigma 1 (RAD; retrieval sheet, 2.3).
+
+    Args:
+        scores: (H, W) floating.
+        pad: "replicate" continues the border; "constant" puts zeros there as published, which damps scores at the border.
+
+    Raises:
+        ShapeError: scores are not (H, W).
+        DataError: NaN or infinite scores.
+    """
+    check_values("map", scores, "(H, W)")
+    kernel = gaussian_5x5().to(scores)
+    return functional.conv2d(functional.pad(scores[None, None], (2, 2, 2, 2), mode=pad), kernel[None, None])[0, 0]
+
+
+def gaussian_5x5() -> Tensor:
+    """Return the (5, 5) float32 kernel of `blur_5x5`; its sum is 1."""
+    offset = torch.arange(-2.0, 3.0)
+    weight = torch.exp(-0.5 * offset**2)
+    kernel = weight[:, None] * weight
+    return kernel / kernel.sum()
+
+
 def _mirror(rows: Tensor, radius: int) -> Tensor:
     """Continue each row by its mirror image, edge value repeated (c b a | a b c | c b a), however short the row is."""
     length = rows.shape[1]
     index = torch.arange(-radius, length + radius, device=rows.device) % (2 * length)
     return rows[:, torch.minimum(index, 2 * length - 1 - index)]
+
+
+def smooth_boxes(scores: Tensor, sides: Sequence[int] = (5, 5, 5, 5, 5, 7, 7, 7), zero_padded: bool = False) -> Tensor:
+    """Blur a map by box means one after another (CFM and CIF; sheets 6 and 1.6).
+
+    Args:
+        scores: (H, W) floating.
+        sides: odd side lengths of the boxes, in pixels.
+        zero_padded: count zeros beyond the border, as published, which darkens it; else the border is repeated.
+
+    Raises:
+        ShapeError: scores are not (H, W).
+        DataError: NaN or infinite scores.
+        ConfigError: a side that is not odd and positive.
+    """
+    check_values("map", scores, "(H, W)")
+    if any(side < 1 or side % 2 == 0 for side in sides):
+        raise ConfigError(f"sides must be odd and at least 1, got {tuple(sides)}; 5 five times, then 7 three times is published")
+    heat = scores[None, None]
+    for side in sides:
+        edge = (side // 2,) * 4
+        padded = functional.pad(heat, edge) if zero_padded else functional.pad(heat, edge, mode="replicate")
+        heat = functional.avg_pool2d(padded, side, stride=1)
+    return heat[0, 0]
 
 
 def blur_8bit(scores: Tensor, radius: int = 4) -> Tensor:
@@ -96,6 +145,24 @@ def blur_8bit(scores: Tensor, radius: int = 4) -> Tensor:
     bytes_ = (scores / peak * 255).to(torch.uint8).cpu().numpy()
     blurred = np.array(Image.fromarray(bytes_).filter(ImageFilter.GaussianBlur(radius)))
     return torch.from_numpy(blurred).to(scores) / 255 * peak
+
+
+def pixel_map(scores: Tensor, size: tuple[int, int], sigma: float = 4.0) -> Tensor:
+    """Carry patch scores to pixels and smooth them, the width of the Gaussian growing with the image.
+
+    Args:
+        scores: (h, w) floating, >= 0.
+        size: (H, W).
+        sigma: in pixels of a 224 x 224 image; 0 smooths nothing.
+
+    Returns:
+        (H, W).
+
+    Raises:
+        ShapeError, DataError, ConfigError: as `upsample_map` and `smooth_map`.
+    """
+    heat = upsample_map(scores, size)
+    return smooth_map(heat, sigma * (size[0] * size[1]) ** 0.5 / 224) if sigma else heat
 
 
 def points_to_map(values: Tensor, pixel_index: Tensor, size: tuple[int, int] | int) -> Tensor:

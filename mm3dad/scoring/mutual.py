@@ -8,8 +8,10 @@ from torch import Tensor
 from mm3dad.errors import ConfigError, DataError
 from mm3dad.scoring._check import check_values
 
-# Entries of one patch x patches product, about 64 MB in float32.
-BLOCK = 2**24
+# Entries of one patch x patches product: 2 MB in float32, which stays in cache while its minima are read off.
+BLOCK = 2**19
+# Squared distances below this share of a patch's squared norm have lost digits in the product, and are taken again directly.
+NEAR = 1e-2
 
 
 def mutual_scores(features: Tensor, fraction: float = 0.3) -> Tensor:
@@ -37,8 +39,8 @@ def mutual_scores(features: Tensor, fraction: float = 0.3) -> Tensor:
 def mutual_distances(features: Tensor) -> Tensor:
     """Distance of each patch of each sample to the nearest patch of every other sample.
 
-    Each pair of samples is multiplied once and read in both directions. The product only chooses the nearest patch;
-    its distance is then taken from the difference, since |a|^2 + |b|^2 - 2ab loses the digits of small distances.
+    Each pair of samples is multiplied once and read in both directions. |a|^2 + |b|^2 - 2ab, taken around the mean of the set, loses
+    the digits of small distances; those are taken again from the difference.
 
     Args:
         features: (N, P, C) floating, N >= 2.
@@ -56,20 +58,39 @@ def mutual_distances(features: Tensor) -> Tensor:
         raise DataError(
             "mutual scoring is transductive: it needs at least 2 samples to judge one by the others, got 1; predict a whole set"
         )
-    centred = features - features.reshape(-1, C).mean(0)
-    squares = centred.square().sum(2)
+    # One product gives squared distances: (-2a, 1, |a|^2) times (b, |b|^2, 1).
+    right = features.new_empty((N, P, C + 2))
+    torch.sub(features, features.reshape(-1, C).mean(0), out=right[:, :, :C])
+    squares = right[:, :, :C].square().sum(2)
+    right[:, :, C], right[:, :, C + 1] = squares, 1
     distances = features.new_empty((N, P, N - 1))
     step = max(1, BLOCK // (P * P))
     for i in range(N - 1):
+        left = torch.cat([right[i, :, :C] * -2, torch.ones_like(squares[i])[:, None], squares[i][:, None]], dim=1)
         for first in range(i + 1, N, step):
             others = slice(first, min(first + step, N))
-            product = torch.einsum("pc,kqc->kpq", centred[i], centred[others]) * -2
-            forward = (product + squares[others][:, None, :]).argmin(2)
-            backward = (product + squares[i][None, :, None]).argmin(1)
-            found = centred[others].gather(1, forward[:, :, None].expand(-1, -1, C))
-            distances[i, :, first - 1 : others.stop - 1] = (centred[i] - found).norm(dim=2).T
-            distances[others, :, i] = (centred[others] - centred[i][backward]).norm(dim=2)
+            product = (left @ right[others].flatten(0, 1).T).view(P, -1, P)
+            mine, theirs = right[i : i + 1, :, :C].expand(product.shape[1], -1, -1), right[others, :, :C]
+            forward = _nearest(product.transpose(0, 1), mine, squares[i : i + 1], theirs)
+            backward = _nearest(product.permute(1, 2, 0), theirs, squares[others], mine)
+            distances[i, :, first - 1 : others.stop - 1], distances[others, :, i] = forward.T, backward
     return distances
+
+
+def _nearest(product: Tensor, own: Tensor, squares: Tensor, others: Tensor) -> Tensor:
+    """Distance (k, P) of each patch to its nearest in another sample, for k pairs of samples.
+
+    Args:
+        product: (k, P, P) squared distances, own patches by others.
+        own, others: (k, P, C) features.
+        squares: (k, P) or (1, P) squared norms of the own patches.
+    """
+    least = product.amin(2)
+    pair, patch = (least < NEAR * squares).nonzero(as_tuple=True)
+    if len(pair):
+        where = product[pair, patch].argmin(1)
+        least[pair, patch] = (own[pair, patch] - others[pair, where]).square().sum(1)
+    return least.clamp_min_(0).sqrt_()
 
 
 def interval_mean(distances: Tensor, fraction: float = 0.3) -> Tensor:

@@ -82,6 +82,40 @@ def reweight_score(
     return weight * score
 
 
+def support_score(patches: Tensor, scores: Tensor, index: Tensor, bank: Tensor, neighbors: int = 9) -> float:
+    """Image score of CIF: the largest patch score times w = 1 - softmax(d)_1 (retrieval sheet, 1.6).
+
+    d are the distances of that patch to the `neighbors` bank rows nearest to its own nearest row, which comes first. With one bank
+    row there is nothing to compare with and w is 1.
+
+    Args:
+        patches: (P, C) floating; CIF takes the features before message passing.
+        scores: (P,) >= 0, the patch scores.
+        index: (P,) int64, each patch's nearest bank row.
+        bank: (A, C) floating.
+        neighbors: support rows, clamped to A.
+
+    Raises:
+        ShapeError: shapes do not fit together.
+        DataError: NaN or infinite scores.
+        ConfigError: neighbors below 1.
+    """
+    if neighbors < 1:
+        raise ConfigError(f"neighbors must be at least 1, got {neighbors}; 9 is published")
+    check_values("scores", scores, "(P,)")
+    if len(patches) != len(scores) or index.shape != scores.shape or patches.shape[1:] != bank.shape[1:]:
+        raise ShapeError(
+            "patches (P, C), scores (P,), index (P,) and bank (A, C) must fit together, got "
+            f"{tuple(patches.shape)}, {tuple(scores.shape)}, {tuple(index.shape)} and {tuple(bank.shape)}"
+        )
+    worst = int(scores.argmax())
+    support = nearest_neighbors(bank[index[worst]][None], bank, min(neighbors, len(bank)))[1][0]
+    if len(support) == 1:
+        return float(scores[worst])
+    distances = (patches[worst].double() - bank[support].double()).norm(dim=1)
+    return float((1 - distances.softmax(0)[0]) * scores[worst])
+
+
 def shared_normalisation(bank_xyz: Tensor, bank_rgb: Tensor) -> tuple[float, float, float, float]:
     """Scalars that M3DM subtracts from and divides by: for both modalities the mean of xyz and the deviation of RGB.
 
@@ -98,18 +132,31 @@ def shared_normalisation(bank_xyz: Tensor, bank_rgb: Tensor) -> tuple[float, flo
         ShapeError: a bank is not a floating, non-empty (M, C).
         DataError: NaN or infinite values, or a bank without any spread.
     """
-    (mean, _), (_, deviation) = _statistics("bank_xyz", bank_xyz), _statistics("bank_rgb", bank_rgb)
+    (mean, _), (_, deviation) = bank_statistics("bank_xyz", bank_xyz), bank_statistics("bank_rgb", bank_rgb)
     return mean, deviation, mean, deviation
 
 
 def own_normalisation(bank_xyz: Tensor, bank_rgb: Tensor) -> tuple[float, float, float, float]:
     """Return M3DM's scalars as one would expect them: each bank's own mean and deviation. Arguments as `shared_normalisation`."""
-    return (*_statistics("bank_xyz", bank_xyz), *_statistics("bank_rgb", bank_rgb))
+    return (*bank_statistics("bank_xyz", bank_xyz), *bank_statistics("bank_rgb", bank_rgb))
 
 
-def _statistics(name: str, bank: Tensor) -> tuple[float, float]:
+def bank_statistics(name: str, bank: Tensor) -> tuple[float, float]:
+    """Return mean and deviation (n - 1) of all numbers of a bank (M, C).
+
+    Args:
+        name: of the bank, for errors.
+        bank: (M, C) floating.
+
+    Raises:
+        ShapeError, DataError: as `shared_normalisation`.
+    """
     check_values(name, bank, "(M, C)")
-    mean, deviation = float(bank.double().mean()), float(bank.double().std()) if bank.numel() > 1 else 0.0
+    # Block by block: a bank in double precision may not fit where the bank in half precision does.
+    blocks = bank.split(max(1, 2**24 // bank.shape[1]))
+    mean = math.fsum(float(block.double().sum()) for block in blocks) / bank.numel()
+    squares = math.fsum(float((block.double() - mean).square().sum()) for block in blocks)
+    deviation = math.sqrt(squares / max(1, bank.numel() - 1))
     if deviation == 0:
         raise DataError(f"{name} must hold different values to be normalised, got {bank.numel()} equal ones; check the extractor")
     return mean, deviation

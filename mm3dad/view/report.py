@@ -82,9 +82,12 @@ def _summary(output: Output) -> str:
         facts |= {"predict p95": f"{number(mean['predict_ms_p95'])} ms"} if mean.get("predict_ms_p95") is not None else {}
         facts |= {"bank": number(mean["bank_bytes"], "bank_bytes")} if mean.get("bank_bytes") is not None else {}
         facts |= {"categories": str(len(output.result.get("categories") or {}))}
+    protocol = output.result.get("protocol")
+    transductive = isinstance(protocol, Mapping) and protocol.get("transductive") is True
+    told = "<p class='warning'>Transductive: every score depends on the other samples of the test set.</p>" if transductive else ""
     unfinished = output.result.get("complete") is False
     warning = "<p class='warning'>This evaluation is not finished; run the same command again to resume it.</p>" if unfinished else ""
-    return f"{warning}<ul class='facts'>{''.join(f'<li><b>{value}</b>{text(name)}</li>' for name, value in facts.items())}</ul>"
+    return f"{warning}{told}<ul class='facts'>{''.join(f'<li><b>{value}</b>{text(name)}</li>' for name, value in facts.items())}</ul>"
 
 
 def _tables(output: Output) -> str:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mm3dad.errors import ConfigError, DataError, ShapeError
 from mm3dad.fusion import enhance, enhance_published
+from mm3dad.fusion.crossmodal import stable_order
 
 
 def sample(seed, patches=6, centers=15, K=5, dtype=torch.float64):
@@ -152,3 +153,15 @@ def test_errors_of_one_form():
     for wrong in ((first[:, :1], second[:, :1], patch), (first, second[:0], patch[:0])):
         with pytest.raises(ShapeError, match="K >= 2 samples and G >= 1"):
             enhance_published(*wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_fast_order_is_the_stable_one(dtype):
+    random = torch.Generator().manual_seed(0)
+    for values in (
+        torch.randn(1000, generator=random, dtype=dtype).round(decimals=1),
+        torch.tensor([0.0, -0.0, 1e-38, -1e-38, 3e38, -3e38, 0.0], dtype=dtype),
+        torch.zeros(5, dtype=dtype),
+        torch.ones(1, dtype=dtype),
+    ):
+        assert torch.equal(stable_order(values), values.sort(stable=True).indices)

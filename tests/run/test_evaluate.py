@@ -294,6 +294,16 @@ def test_a_transductive_method_sees_the_whole_set_and_is_marked(tree, tmp_path):
     result = evaluate("toyset", "mvtec3d", tree, categories=["nut"], out=tmp_path / "out", eval_size=16)
     run = json.loads((tmp_path / "out/runs/nut-seed0-full/run.json").read_text())
     assert min(sample["score"] for sample in run["samples"]) == 0 and result["protocol"]["transductive"]
+    assert next(csv.DictReader((tmp_path / "out/table.csv").open()))["transductive"] == "yes"
+
+
+def test_a_zero_shot_method_is_fitted_on_nothing_and_marked(tree, tmp_path):
+    small = {"centers": 16, "group_size": 16, "max_points": 600, "image_size": 64}
+    result = evaluate("muscv2", "mvtec3d", tree, categories=["nut"], out=tmp_path / "out", eval_size=16, options=small)
+    run = json.loads((tmp_path / "out/runs/nut-seed0-full/run.json").read_text())
+    assert run["fitted_on"] == [] and result["protocol"]["zero_shot"] and result["protocol"]["transductive"]
+    with pytest.raises(ConfigError, match="muscv2 is zero-shot and learns from no normal sample; leave --shots out"):
+        evaluate("muscv2", "mvtec3d", tree, categories=["nut"], shots=(4,), out=tmp_path / "other", options=small)
 
 
 def test_native_size_keeps_the_samples_own(tree, tmp_path):

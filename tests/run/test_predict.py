@@ -173,3 +173,28 @@ def test_maps_and_masks_are_resized_about_the_same_centres():
 )
 def test_ids_become_safe_file_names(name, stem):
     assert file_stem(name) == stem
+
+
+def test_a_transductive_model_scores_its_inputs_as_one_set(tree, tmp_path):
+    fit_detector("toyset", "mvtec3d", tree, tmp_path / "model")
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    result = predict_inputs(tmp_path / "model", [tree / "nut/test", tmp_path / "bad.png"])
+    assert [path for path, _ in result.failures] == [str(tmp_path / "bad.png")] and len(result.rows) == 6
+    assert min(row["score"] for row in result.rows) == 0  # the toy takes off the lowest score of the set
+    dataset = mm3dad.open_dataset("mvtec3d", tree, "nut", "test")
+    expected = {one.meta.id: one.score for one in mm3dad.load(tmp_path / "model").predict_all(list(dataset))}
+    assert {row["id"]: row["score"] for row in result.rows} == expected
+
+
+def test_an_error_of_the_set_is_told_for_each_input(tree, tmp_path):
+    mm3dad.create("muscv2", centers=16, group_size=16, max_points=600, image_size=64).fit().save(tmp_path / "model")
+    result = predict_inputs(tmp_path / "model", [tree / "nut/test/dent/rgb/000.png"])
+    assert result.rows == [] and "call predict_all(samples) with 2 or more, got 1" in result.failures[0][1]
+    result = predict_inputs(tmp_path / "model", [tree / "nut/test"])
+    assert len(result.rows) == 6 and not result.failures
+
+
+def test_samples_of_a_set_are_read_on_access():
+    reads = []
+    samples = predict._OnAccess([partial(lambda n: reads.append(n) or n, n) for n in range(4)])
+    assert len(samples) == 4 and samples[2] == 2 and samples[1:3] == [1, 2] and reads == [2, 1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mm3dad.errors import ConfigError, DataError, ModelError, ShapeError
-from mm3dad.scoring import Calibration, fold_indices, threshold_f1, threshold_for_rate
+from mm3dad.scoring import Calibration, fold_indices, held_out_numbers, threshold_f1, threshold_for_rate
 
 
 def normals(count, seed=0):
@@ -145,3 +146,11 @@ def test_fold_errors():
         fold_indices(1)
     with pytest.raises(ConfigError, match="folds"):
         fold_indices(5, 1)
+
+
+def test_held_out_numbers_are_spread_and_bounded():
+    assert held_out_numbers(0) == held_out_numbers(1) == []
+    assert held_out_numbers(2) == [0, 1] and held_out_numbers(200) == list(range(200))
+    chosen = held_out_numbers(1000, 200)
+    assert len(chosen) == 200 and chosen[0] == 0 and chosen[-1] == 999
+    assert max(b - a for a, b in itertools.pairwise(chosen)) <= 6

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from mm3dad.errors import ConfigError, DataError, ShapeError
-from mm3dad.scoring import blur_8bit, points_to_map, smooth_map, top_fraction_score, upsample_map
+from mm3dad.scoring import blur_8bit, pixel_map, points_to_map, smooth_map, top_fraction_score, upsample_map
+from mm3dad.scoring.maps import smooth_boxes
 
 
 def random_map(height, width, seed=0, dtype=torch.float64):
@@ -119,3 +120,24 @@ def test_bad_points():
             points_to_map(values, torch.tensor([0, index]), 2)
     with pytest.raises(DataError, match="finite"):
         points_to_map(values * float("nan"), torch.tensor([0, 1]), 2)
+
+
+def test_boxes_average_their_pixels():
+    heat = torch.arange(35.0).view(5, 7).square()
+    found = smooth_boxes(heat, (3,))
+    assert found[2, 3].item() == pytest.approx(heat[1:4, 2:5].mean().item()) and found.shape == heat.shape
+    assert torch.allclose(smooth_boxes(torch.full((4, 9), 2.0)), torch.full((4, 9), 2.0))
+    dark = smooth_boxes(torch.full((4, 9), 2.0), zero_padded=True)
+    assert float(dark[0, 0]) < 0.5 * float(dark[2, 4])
+    assert smooth_boxes(torch.ones(1, 1)).tolist() == [[pytest.approx(1)]]
+    with pytest.raises(ConfigError, match="sides must be odd"):
+        smooth_boxes(heat, (4,))
+
+
+@pytest.mark.parametrize("size", [(224, 224), (37, 90), (1, 8)])
+def test_pixel_map_smooths_by_the_images_size(size):
+    scores = random_map(5, 7, dtype=torch.float32)
+    sigma = 4 * (size[0] * size[1]) ** 0.5 / 224
+    assert torch.equal(pixel_map(scores, size), smooth_map(upsample_map(scores, size), sigma))
+    assert torch.equal(pixel_map(scores, size, 0), upsample_map(scores, size))
+    assert torch.allclose(pixel_map(torch.full((3, 3), 2.0), size), torch.tensor(2.0))

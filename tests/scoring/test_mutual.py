@@ -77,3 +77,12 @@ def test_errors():
     for fraction in (-0.1, 1.5, float("nan")):
         with pytest.raises(ConfigError, match="fraction"):
             mutual_scores(features(3, 5, 4), fraction)
+
+
+def test_near_patches_are_measured_directly():
+    """Far from the origin and close to each other: the product alone would lose every digit."""
+    values = features(3, 6, 8).float()
+    values[1, :3] = values[0, 3:] + 1e-4 * features(1, 3, 8, 7)[0].float()
+    exact = mutual_distances(values.double())
+    assert float(exact[0, 3:, 0].max()) < 1e-3
+    assert torch.allclose(mutual_distances(values).double(), exact, rtol=1e-3, atol=1e-7)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mm3dad.errors import ConfigError, DataError, ShapeError
 from mm3dad.scoring import nearest_scores, own_normalisation, reweight_score, shared_normalisation
+from mm3dad.scoring.nearest import bank_statistics, support_score
 
 
 def features(rows, columns, seed):
@@ -108,3 +109,27 @@ def test_normalisations():
             function(xyz[0], rgb)
         with pytest.raises(DataError, match="finite"):
             function(xyz * float("inf"), rgb)
+
+
+def test_support_score_by_hand():
+    bank = torch.tensor([[0.0], [1.0], [5.0]])
+    patches, scores, index = torch.tensor([[0.5], [2.0]]), torch.tensor([1.0, 3.0]), torch.tensor([0, 1])
+    away = torch.tensor([1.0, 2.0])  # of patch 2.0 to its row 1.0 and to the row 0.0 beside it
+    expected = 3 * (1 - away.softmax(0)[0])
+    assert support_score(patches, scores, index, bank, 2) == pytest.approx(float(expected))
+    assert support_score(patches, scores, index, bank, 99) == pytest.approx(3 * float(1 - torch.tensor([1.0, 2, 3]).softmax(0)[0]))
+    assert support_score(patches, scores, torch.zeros(2).long(), bank[:1]) == 3.0
+    with pytest.raises(ConfigError, match="neighbors"):
+        support_score(patches, scores, index, bank, 0)
+    with pytest.raises(ShapeError, match="fit together"):
+        support_score(patches[:1], scores, index, bank)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_bank_statistics_equal_the_plain_ones_in_blocks(dtype):
+    bank = (torch.randn(300, 7, generator=torch.Generator().manual_seed(0)) * 3 + 50).to(dtype)
+    mean, deviation = bank_statistics("bank", bank)
+    assert mean == pytest.approx(float(bank.double().mean()), rel=1e-12)
+    assert deviation == pytest.approx(float(bank.double().std()), rel=1e-9)
+    with pytest.raises(DataError, match="bank must hold different values to be normalised, got 6 equal ones"):
+        bank_statistics("bank", torch.ones(2, 3))

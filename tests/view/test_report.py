@@ -32,6 +32,14 @@ def test_report_of_an_evaluation_has_every_part(tmp_path):
     assert "prefers-color-scheme: dark" in page.raw and "@media print" in page.raw and "width=device-width" in page.raw
 
 
+def test_a_transductive_result_says_so(tmp_path):
+    result = make_evaluation(tmp_path / "data", tmp_path / "out")
+    assert "Transductive" not in check_offline(write_report(tmp_path / "out").read_text()).words
+    files.write_json(tmp_path / "out" / "evaluate.json", {**result, "protocol": {**result["protocol"], "transductive": True}})
+    words = check_offline(write_report(tmp_path / "out").read_text()).words
+    assert "Transductive: every score depends on the other samples of the test set." in words
+
+
 def test_several_shots_have_a_table_each(tmp_path):
     result = make_evaluation(tmp_path / "data", tmp_path / "out")
     table = {"categories": result["categories"], "mean": result["mean"]}

@@ -1,0 +1,1 @@
+"""What our speed is measured against: published algorithms, written from their papers and sheets."""

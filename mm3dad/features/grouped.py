@@ -1,0 +1,89 @@
+"""Layers of features that stay apart, as mutual scoring compares them: patches of an image and point groups of a cloud."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mm3dad.errors import DataError
+from mm3dad.features.aggregate import aggregate_map, aggregate_surface
+from mm3dad.features.align import patch_of_pixel
+from mm3dad.features.branches import Patches, PointBranch
+from mm3dad.features.points import describe_groups, encode_groups, group_points, thin_points
+from mm3dad.features.tokens import Tokens
+from mm3dad.features.weights import TABLE
+from mm3dad.types import Sample
+
+
+@dataclass(frozen=True)
+class GroupLayers:
+    """The point groups of one cloud.
+
+    Args:
+        layers: per layer (G, C) float32.
+        centers: (G, 3) float32, metres.
+        pixel: (G,) int64, place of each centre in the flattened image.
+    """
+
+    layers: list[Tensor]
+    centers: Tensor
+    pixel: Tensor
+
+    def patch_of_center(self, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        """Return the image patch (G,) that holds each centre."""
+        return patch_of_pixel(self.pixel, size, grid)
+
+
+class GroupBranch(PointBranch):
+    """Point groups whose layers stay apart, aggregated along the surface (MuSc-V2; multimodal sheet, 7.2 and 7.3).
+
+    Arguments as `PointBranch`.
+    """
+
+    def describe_layers(self, sample: Sample) -> GroupLayers:
+        """Return the groups of a cloud; the last are repeated where it has fewer points than `centers`, so that sets are regular.
+
+        Raises:
+            DataError: no valid point, or fewer points than one group.
+        """
+        assert sample.xyz is not None and sample.valid is not None
+        try:
+            points, pixel = thin_points(sample.xyz, sample.valid, self.max_points)
+            groups = group_points(points, pixel, self.centers, self.group_size, self.group)
+        except DataError as error:
+            raise DataError(f"sample {sample.meta.id!r}: {error}") from None
+        if self._net is None:
+            layers = [describe_groups(groups)]
+        else:
+            chosen = TABLE["point_mae"].layers
+            layers = list(encode_groups(groups, self._net, chosen).chunk(len(chosen), dim=1))
+        centers = points[groups.center]
+        if self.aggregate:
+            layers = [aggregate_surface(layer, centers, groups.curvature) for layer in layers]
+        repeat = torch.arange(self.centers) % len(centers)
+        return GroupLayers([layer[repeat].float() for layer in layers], centers[repeat], pixel[groups.center][repeat])
+
+    def spread(self, scores: Tensor, centers: Tensor, sample: Sample) -> Tensor:
+        """Carry (G,) group scores to the sample's pixels, 0 where nothing was measured."""
+        return self.to_map(scores, Patches(scores[:, None], torch.zeros(len(scores), 2, dtype=torch.int64), (1, 1), centers), sample)
+
+
+def aggregate_tokens(tokens: Tokens, published: bool = False) -> list[Tensor]:
+    """Aggregate each layer of an image over its neighbourhoods and bring its patches to unit length: per layer (P, C).
+
+    The weights are exp(-distance), which tells like from unlike only where features have about unit length; so they are brought to
+    mean length 1 first. The published form takes them as they come: its LayerNormed tokens lie so far apart that it keeps the centre.
+
+    Args:
+        tokens: of one image.
+        published: leave the length as it is.
+    """
+    found = []
+    for layer in tokens.layers:
+        length = 1.0 if published else layer.norm(dim=1).mean().clamp_min(torch.finfo(layer.dtype).tiny)
+        maps = aggregate_map((layer / length).T.reshape(-1, *tokens.grid).contiguous())
+        found.append(normalize(maps.flatten(1).T, dim=1))
+    return found

@@ -1,0 +1,243 @@
+"""cif: each image is a hypergraph of semantic groups; few normal images fill a memory ordered by the same groups.
+
+CIF, "Commonality in Few" (AAAI 2026, arXiv 2511.05966). Test features take in a little of the memory's by message passing, and are
+then searched both in the whole memory and in the hyperedges like their own; modalities multiply. Nothing is trained.
+Differs from its code (`reference=True` restores it): a patch counts to its most similar hyperedge, not its first; empty hyperedges
+leave the memory; a missed one is searched everywhere instead of scoring 1e6; holes in the cloud do not enter the cells; FPFH cells
+are centred and carry relief; borders of the map are not darkened.
+Weights: embedded Apache-2.0; DINO Apache-2.0; Point-MAE's authors state no licence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mm3dad.errors import ConfigError, DataError
+from mm3dad.features.pixelmap import PointCells, fit_scale
+from mm3dad.features.tokens import TokenExtractor, join_layers
+from mm3dad.memory.hypergraph import (
+    MISSED,
+    Hypergraph,
+    HypergraphMemory,
+    add_shot,
+    build_hypergraph,
+    hyperedge_features,
+    pass_messages,
+    sample_memory,
+    search_hyperedges,
+)
+from mm3dad.methods._detector import Detector, Needs, Progress
+from mm3dad.scoring.calibrate import fold_indices, threshold_for_rate
+from mm3dad.scoring.maps import smooth_boxes, upsample_map
+from mm3dad.scoring.nearest import nearest_scores, support_score
+from mm3dad.types import Prediction, Sample
+
+MODALITIES = ("rgb", "xyz")
+PUBLISHED_SIZE = 224
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of `cif`."""
+
+    modalities: tuple[str, ...] = _option((), "rgb, or rgb,xyz; empty uses what the data have. The hypergraph is always the image's")
+    image_size: int = _option(224, "side of the square input in pixels")
+    backbone: str = _option("efficientnet_lite0", "row of `mm3dad list weights`, or any timm architecture; published: dino_vitb8")
+    layers: tuple[int, ...] = _option((), "layers of the backbone; empty uses the table's")
+    weights: str = _option("default", "default, the path of a state dict, or random")
+    points: Literal["fpfh", "point_mae"] = _option("fpfh", "point features: FPFH or Point-MAE tokens; published: point_mae")
+    point_weights: str = _option("default", "path of a Point-MAE checkpoint, or default for the cache")
+    point_side: int = _option(112, "side of the square the cloud is brought to by nearest pixels; published: 224")
+    centers: int = _option(1024, "Point-MAE groups per cloud")
+    group_size: int = _option(128, "points per Point-MAE group")
+    hyperedges: int = _option(4, "hyperedges per image; published: 4 on MVTec 3D-AD, 8 on Eyecandies")
+    incidence: float = _option(0.9, "a patch joins every hyperedge whose stretched cosine reaches this")
+    coreset: float = _option(0.1, "share of the patches of all normal images in the memory")
+    loops: int = _option(1, "steps of message passing between test image and memory")
+    alpha: float = _option(0.9, "share of a feature that message passing leaves")
+    top: int = _option(3, "hyperedges of the memory a patch is searched in")
+    neighbors: int = _option(9, "memory rows around the matched one that weigh the image score")
+    reference: bool = _option(False, "as the published code, slips included (see docs/methods/cif.md)")
+    folds: int = _option(5, "folds over the normal images for the threshold, where there is no validation split")
+    false_alarms: float = _option(0.01, "rate of false alarms the threshold aims at")
+    seed: int = _option(0, "of k-means and the first picks of the memory")
+    device: str = _option("cpu", "torch device of the backbone")
+
+    def __post_init__(self) -> None:
+        if self.modalities and (set(self.modalities) - set(MODALITIES) or "rgb" not in self.modalities):
+            raise ConfigError(f"cif takes modalities rgb or rgb,xyz, got {','.join(self.modalities)}; its hypergraph is built on the image")
+        for name, low, high in (
+            ("image_size", 32, 4096), ("point_side", 8, 4096), ("centers", 1, 10**6), ("group_size", 4, 10**5), ("hyperedges", 1, 1000),
+            ("incidence", 1e-6, 1.0), ("coreset", 0.0, 1.0), ("loops", 0, 100), ("alpha", 0.0, 1.0), ("top", 1, 1000),
+            ("neighbors", 1, 10**5), ("folds", 2, 1000), ("false_alarms", 1e-9, 0.999), ("seed", 0, 2**62),
+        ):  # fmt: skip
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"option {name} must lie in {low} to {high}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: its hypergraph, the patch features (N, C) of each modality, and its grid."""
+
+    graph: Hypergraph
+    features: dict[str, Tensor]
+    grid: tuple[int, int]
+
+
+class Cif(Detector):
+    """Hypergraphs, structure-guided memory, message passing and hyperedge-guided search."""
+
+    name = "cif"
+    Config = Config
+    needs = Needs(inputs=MODALITIES, settings=("few-shot", "one-class"))
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._images: TokenExtractor | None = None
+        self._points: PointCells | None = None
+        self._memory: dict[str, HypergraphMemory] = {}
+        self._scale: tuple[Tensor, Tensor] | None = None
+        self._threshold: float | None = None
+
+    @property
+    def images(self) -> TokenExtractor:
+        """The image encoder, made when it is first needed."""
+        c = self.config
+        if self._images is None:
+            self._images = TokenExtractor(c.backbone, c.layers, c.weights, c.image_size, c.device, c.seed)
+        return self._images
+
+    @property
+    def points(self) -> PointCells:
+        """The point features, made when they are first needed."""
+        c = self.config
+        if self._points is None:
+            self._points = PointCells(c.points, c.point_weights, c.point_side, c.centers, c.group_size, c.reference)
+        return self._points
+
+    @property
+    def weights(self) -> list[dict[str, Any]]:
+        uses_points = "xyz" in (tuple(self._memory) or self.config.modalities or MODALITIES)
+        return [*self.images.weights, *(self.points.weights if uses_points else [])]
+
+    def fit(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Cif:
+        if len(samples) == 0:
+            raise DataError("cif needs at least one normal sample, got none; check the training folder")
+        report = progress or (lambda stage, done, total: None)
+        self.is_fitted, self._scale = False, None
+        names = self.config.modalities or samples[0].modalities
+        shots = []
+        for number in range(len(samples)):
+            report("features", number, len(samples))
+            shots.append(self._describe(samples[number], names))
+        report("memory", 0, 1)
+        if "xyz" in names and self.points.blocks:
+            self._scale = fit_scale([shot.features["xyz"][shot.graph.ids >= 0] for shot in shots], self.points.blocks)
+            shots = [replace(shot, features=shot.features | {"xyz": self._rescale(shot.features["xyz"])}) for shot in shots]
+        self._memory = self._remember(shots)
+        scores = []
+        if validation is not None and len(validation):
+            for number in range(len(validation)):
+                report("validation", number, len(validation))
+                scores.append(self._score(self._describe(validation[number], names), self._memory)[0])
+        elif len(shots) > 1:
+            for fold in fold_indices(len(shots), self.config.folds):
+                held = set(fold.tolist())
+                memory = self._remember([shot for i, shot in enumerate(shots) if i not in held])
+                scores += [self._score(shots[i], memory)[0] for i in sorted(held)]
+        self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
+        self.is_fitted = True
+        return self
+
+    def _describe(self, sample: Sample, names: Sequence[str]) -> Image:
+        """Extract the features of all modalities on one grid, and the hypergraph of the image's foreground."""
+        c = self.config
+        for name in ("rgb", *names):
+            if name not in sample.modalities:
+                cure = "complete it, or fit with modalities=rgb" if name == "xyz" else "the hypergraph is built on it, use btf or duet"
+                raise DataError(f"sample {sample.meta.id!r} has no {name}, which this cif model needs; {cure}")
+        tokens = self.images.describe([sample])[0]
+        features = {"rgb": tokens.layers[0] if len(tokens.layers) == 1 else join_layers(tokens)}
+        foreground = torch.ones(len(features["rgb"]), dtype=torch.bool)
+        if "xyz" in names:
+            cells = self.points.describe([sample], [tokens.grid])[0]
+            features["xyz"], foreground = self._rescale(cells.features), cells.covered > 0.5
+            # A sparse cloud may cover no cell by half; what it covers most is then the part.
+            foreground = foreground if bool(foreground.any()) else cells.covered >= 0.5 * cells.covered.max()
+        graph = build_hypergraph(features["rgb"], foreground, c.hyperedges, c.incidence, c.seed, first=c.reference)
+        return Image(graph, features, tokens.grid)
+
+    def _rescale(self, features: Tensor) -> Tensor:
+        return features if self._scale is None else (features - self._scale[0]) * self._scale[1]
+
+    def _remember(self, shots: Sequence[Image]) -> dict[str, HypergraphMemory]:
+        """Fill one memory per modality, image by image, and thin each of its hyperedges."""
+        memory: dict[str, HypergraphMemory] = {}
+        for shot in shots:
+            for name, features in shot.features.items():
+                edges = hyperedge_features(features, shot.graph.incidence)
+                memory[name] = add_shot(memory.get(name), features, shot.graph.ids, edges, tidy=not self.config.reference)
+        patches = sum(len(shot.graph.ids) for shot in shots)
+        target = max(1, int(self.config.coreset * patches))
+        return {name: sample_memory(part, min(target, len(part.rows)), self.config.seed) for name, part in memory.items()}
+
+    def _score(self, image: Image, memories: dict[str, HypergraphMemory]) -> tuple[float, dict[str, Tensor], dict[str, float]]:
+        """Return the image score, and per modality the patch scores (N,) and the image score."""
+        c, graph = self.config, image.graph
+        patches, scores = {}, {}
+        for name, memory in memories.items():
+            features = image.features[name]
+            passed = pass_messages(features, graph.incidence, memory, c.loops, c.alpha)
+            nearest, index = nearest_scores(passed, memory.rows.to(passed.dtype))
+            edges = hyperedge_features(passed, graph.incidence)
+            within = search_hyperedges(passed, graph.ids, edges, memory, c.top, MISSED if c.reference else None)
+            patches[name] = torch.where(graph.ids >= 0, nearest, 0.0) * within
+            scores[name] = support_score(features, patches[name], index, memory.rows.to(passed.dtype), c.neighbors)
+        return float(torch.tensor(list(scores.values()), dtype=torch.float64).prod()), patches, scores
+
+    def predict_batch(self, samples: Sequence[Sample]) -> list[Prediction]:
+        self._require_fit()
+        return [self._predict_one(sample) for sample in samples]
+
+    def _predict_one(self, sample: Sample) -> Prediction:
+        image = self._describe(sample, tuple(self._memory))
+        score, patches, scores = self._score(image, self._memory)
+        maps = {name: self._to_map(values.view(image.grid), sample.size) for name, values in patches.items()}
+        heat = torch.stack([upsample_map(values.view(image.grid), PUBLISHED_SIZE, self.config.reference) for values in patches.values()])
+        parts = {f"{name}_map": value for name, value in maps.items()}
+        parts |= {f"{name}_score": torch.tensor(value) for name, value in scores.items()}
+        flag = None if self._threshold is None else score > self._threshold
+        pixels = self._finish(heat.prod(0).clamp_min(0) ** 1.5, sample.size)
+        return Prediction(score, pixels, parts, self._threshold, flag, self._threshold is not None, sample.meta)
+
+    def _to_map(self, values: Tensor, size: tuple[int, int]) -> Tensor:
+        return self._finish(upsample_map(values, PUBLISHED_SIZE, self.config.reference), size)
+
+    def _finish(self, heat: Tensor, size: tuple[int, int]) -> Tensor:
+        """Smooth a map at the published size and carry it to the sample's pixels."""
+        return upsample_map(smooth_boxes(heat, zero_padded=self.config.reference), size).clamp_min(0)
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors: dict[str, Tensor] = {}
+        for name, part in self._memory.items():
+            tensors |= {f"{name}.rows": part.rows, f"{name}.ids": part.ids.to(torch.int32), f"{name}.hyperedges": part.hyperedges}
+        if self._scale is not None:
+            tensors |= {"xyz.shift": self._scale[0], "xyz.factor": self._scale[1]}
+        return tensors, {"modalities": list(self._memory), "threshold": self._threshold}
+
+    def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self._memory = {
+            name: HypergraphMemory(tensors[f"{name}.rows"], tensors[f"{name}.ids"].long(), tensors[f"{name}.hyperedges"])
+            for name in values["modalities"]
+        }
+        self._scale = (tensors["xyz.shift"], tensors["xyz.factor"]) if "xyz.shift" in tensors else None
+        self._threshold = values["threshold"]

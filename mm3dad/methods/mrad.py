@@ -1,0 +1,163 @@
+"""mrad: judge images and patches by the labelled images of other products that they resemble; no sample of the target is needed.
+
+MRAD in its training-free form, MRAD-TF (ICLR 2026, arXiv 2602.00522). `fit` takes an auxiliary set: normal and defective samples with
+masks, of other products than those under test; `mm3dad evaluate` chooses it and names it in every result.
+Differs from its code: small defects enter the memory too (`reference=True`: only cells that a defect covers wholly).
+Weights: embedded Apache-2.0; the paper's CLIP ViT-L/14@336 under MIT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mm3dad.errors import ConfigError, DataError
+from mm3dad.features.clip import ClipExtractor, is_clip
+from mm3dad.features.tokens import TokenExtractor, join_layers, smooth_tokens
+from mm3dad.memory.labelled import LabelledMemory, mask_cells
+from mm3dad.methods._detector import Detector, Needs, Progress
+from mm3dad.scoring.calibrate import threshold_for_rate
+from mm3dad.scoring.maps import smooth_map, upsample_map
+from mm3dad.scoring.zero_shot import mix_score
+from mm3dad.types import Prediction, Sample
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of `mrad`."""
+
+    image_size: int = _option(224, "side of the square input and of the map, in pixels; the paper's CLIP runs at 518")
+    backbone: str = _option("efficientnet_lite0", "row of `mm3dad list weights`, or any timm architecture; published: clip_vitl14_336")
+    layers: tuple[int, ...] = _option((), "layers of a timm backbone; empty uses the table's")
+    weights: str = _option("default", "default, the path of a state dict, or random")
+    temperature: float = _option(1.0, "of the softmax over the memory; lower lets the most similar rows decide")
+    share: float = _option(0.7, "weight of the image's own probability in the image score, the rest is the map's")
+    top: float = _option(0.01, "share of the highest map values that enter the image score; 0 is the maximum")
+    smooth: float = _option(4.0, "Gaussian smoothing of the map, in its pixels")
+    reference: bool = _option(False, "as published: only cells wholly inside a defect make its prototype, small defects none")
+    false_alarms: float = _option(
+        0.01, "rate of false alarms of the threshold, which normal validation samples set; without them there is none"
+    )
+    seed: int = _option(0, "of random weights")
+    device: str = _option("cpu", "torch device of the backbone")
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("image_size", 32, 4096), ("temperature", 1e-4, 1e4), ("share", 0.0, 1.0), ("top", 0.0, 1.0), ("smooth", 0.0, 100.0),
+            ("false_alarms", 1e-9, 0.999),
+        ):  # fmt: skip
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"option {name} must lie in {low} to {high}, got {getattr(self, name)}")
+
+
+class Mrad(Detector):
+    """Two memories with labels: one of images, one of patch prototypes."""
+
+    name = "mrad"
+    Config = Config
+    needs = Needs(inputs=("rgb",), settings=("auxiliary",))
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._made: TokenExtractor | ClipExtractor | None = None
+        self._memory = LabelledMemory()
+        self._threshold: float | None = None
+
+    @property
+    def extractor(self) -> TokenExtractor | ClipExtractor:
+        """The encoder, made when it is first needed."""
+        c = self.config
+        if self._made is None:
+            if is_clip(c.backbone):
+                self._made = ClipExtractor(c.backbone, c.weights, c.image_size, c.device, c.seed)
+            else:
+                self._made = TokenExtractor(c.backbone, c.layers, c.weights, c.image_size, c.device, c.seed)
+        return self._made
+
+    @property
+    def weights(self) -> list[dict[str, Any]]:
+        return self.extractor.weights
+
+    def fit(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Mrad:
+        """Remember an auxiliary set.
+
+        Args:
+            samples: normal and defective samples of other products, the defective ones with masks.
+            progress: called with (stage, done, total).
+            validation: normal samples of the target; they set the threshold and nothing else.
+        Raises:
+            DataError: an empty set, one without normal or without defective samples, a sample without label, mask or image.
+        """
+        if len(samples) == 0:
+            raise DataError("mrad needs an auxiliary set with at least one normal sample, got none; check --auxiliary")
+        report = progress or (lambda stage, done, total: None)
+        self.is_fitted = False
+        self._memory = LabelledMemory()
+        for number in range(len(samples)):
+            report("auxiliary set", number, len(samples))
+            self._remember(samples[number])
+        labels = self._memory.image_labels
+        for kind, word in ((1, "defective"), (0, "normal")):
+            if kind not in labels or kind not in self._memory.patch_labels:
+                raise DataError(
+                    f"the auxiliary set must hold normal and defective samples with masks, got {len(labels)} samples and no "
+                    f"{word} {'sample' if kind not in labels else 'cell of the grid'}; use a labelled test split of other products"
+                )
+        self._threshold = None
+        self.is_fitted = True
+        if validation is not None and len(validation):
+            scores = []
+            for number in range(len(validation)):
+                report("validation", number, len(validation))
+                scores.append(self.predict(validation[number]).score)
+            self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms)
+        return self
+
+    def _remember(self, sample: Sample) -> None:
+        name = sample.meta.id
+        if sample.label is None:
+            raise DataError(
+                f"auxiliary sample {name!r} has no label; an auxiliary set needs normal and defective samples that are told apart"
+            )
+        mask = sample.mask
+        if sample.label == 1 and (mask is None or not bool(mask.any())):
+            raise DataError(f"auxiliary sample {name!r} is defective and has {'no' if mask is None else 'an empty'} mask; add it to gt/")
+        if mask is None:
+            mask = torch.zeros(sample.size, dtype=torch.bool)
+        descriptor, patches, grid = self._describe(sample)
+        self._memory.add(descriptor, patches, sample.label, *mask_cells(mask, grid, exact=self.config.reference))
+
+    def _describe(self, sample: Sample) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Return the image query (C,), the smoothed patches (P, C') and their grid."""
+        tokens = self.extractor.describe([sample])[0]
+        patches = tokens.layers[0] if len(tokens.layers) == 1 else join_layers(tokens)
+        return tokens.descriptor, smooth_tokens(patches, tokens.grid), tokens.grid
+
+    def predict_batch(self, samples: Sequence[Sample]) -> list[Prediction]:
+        self._require_fit()
+        return [self._predict_one(sample) for sample in samples]
+
+    def _predict_one(self, sample: Sample) -> Prediction:
+        c = self.config
+        descriptor, patches, grid = self._describe(sample)
+        cells = self._memory.patch_probability(patches, c.temperature).view(grid)
+        heat = smooth_map(upsample_map(cells, c.image_size), c.smooth)
+        score = mix_score(heat, self._memory.image_probability(descriptor, c.temperature), c.top, c.share)
+        pixels = upsample_map(heat, sample.size)
+        flag = None if self._threshold is None else score > self._threshold
+        return Prediction(score, pixels, {"rgb_map": pixels}, self._threshold, flag, self._threshold is not None, sample.meta)
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return self._memory.state(), {"threshold": self._threshold}
+
+    def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self._memory = LabelledMemory.from_state(tensors)
+        self._threshold = values["threshold"]
