@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mm3dad.errors import ConfigError, DataError
+from mm3dad.errors import ConfigError, DataError, ModelError
 from mm3dad.features.pixelmap import PointCells, fit_scale
 from mm3dad.features.tokens import TokenExtractor, join_layers
 from mm3dad.memory.hypergraph import (
@@ -196,6 +196,10 @@ class Cif(Detector):
         patches, scores = {}, {}
         for name, memory in memories.items():
             features = image.features[name]
+            if features.shape[1] != memory.rows.shape[1]:
+                raise ModelError(
+                    f"the memory of {name} holds {memory.rows.shape[1]} channels, got {features.shape[1]}; use the backbone it was fitted with"
+                )
             passed = pass_messages(features, graph.incidence, memory, c.loops, c.alpha)
             nearest, index = nearest_scores(passed, memory.rows.to(passed.dtype))
             edges = hyperedge_features(passed, graph.incidence)

@@ -9,7 +9,8 @@ import timm
 import torch
 
 import mm3dad
-from mm3dad.errors import ConfigError, DataError
+from mm3dad import files
+from mm3dad.errors import ConfigError, DataError, ModelError
 from mm3dad.metrics import auroc
 from mm3dad.nets.point_transformer import PREFIX, PointTransformer
 from tests.methods.parts import make_cloud, make_sample, make_samples
@@ -94,6 +95,14 @@ def test_published_backbones_by_layout(tmp_path, tests):
     detector = create(**options, point_weights=str(tmp_path / "mae.pth"), layers=(11,)).fit(make_samples(2))
     assert detector._memory["rgb"].rows.shape[1] == 192 and detector._memory["xyz"].rows.shape[1] == 3 * 384
     assert detector.predict(tests[0]).score >= 0 and len(detector.weights) == 2
+
+
+def test_a_memory_of_another_backbone_is_explained(tmp_path):
+    create(layers=(2,)).fit(make_samples(1)).save(tmp_path / "model")
+    model = files.read_json(tmp_path / "model" / "model.json")
+    files.write_json(tmp_path / "model" / "model.json", model | {"config": model["config"] | {"layers": [3]}})
+    with pytest.raises(ModelError, match="the memory of rgb holds 40 channels, got 112; use the backbone it was fitted with"):
+        mm3dad.load(tmp_path / "model").predict(make_sample(1))
 
 
 def test_errors():
