@@ -198,7 +198,8 @@ class Cif(Detector):
             features = image.features[name]
             if features.shape[1] != memory.rows.shape[1]:
                 raise ModelError(
-                    f"the memory of {name} holds {memory.rows.shape[1]} channels, got {features.shape[1]}; use the backbone it was fitted with"
+                    f"the memory of {name} holds {memory.rows.shape[1]} channels, got {features.shape[1]}; "
+                    "use the backbone it was fitted with"
                 )
             passed = pass_messages(features, graph.incidence, memory, c.loops, c.alpha)
             nearest, index = nearest_scores(passed, memory.rows.to(passed.dtype))
