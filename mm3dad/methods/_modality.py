@@ -33,7 +33,7 @@ class Modality:
     def __init__(self, name: str, config: Config) -> None:
         self.name, self.config = name, config
         self.bank = Bank()
-        self.unit = Calibration(0.0, 1.0)
+        self.unit = self.map_unit = Calibration(0.0, 1.0)
         self.image_scores = torch.empty(0)
         self._branch: RGBBranch | PointBranch | CachedBranch | None = None
 
@@ -80,9 +80,15 @@ class Modality:
                 return self.bank.match_samples(rows, similar.tolist(), place, c.window)
         return self.bank.match_coreset(rows, c.neighbors, coreset, c.search)
 
-    def judge(self, match: Match) -> Tensor:
-        """Put matched distances (P, K) on the modality's scale."""
+    def judge(self, match: Match, for_map: bool = False) -> Tensor:
+        """Put matched distances (P, K) on the modality's scale.
+
+        A map has a scale of its own, without the rows' held-out scores: where the camera drifts after fitting, plain regions, whose
+        held-out scores are tiny, would fill it (docs/duet.md). An image score looks at the highest patches only and gains from them.
+        """
         distances, rows = match
+        if for_map:
+            return (distances - self.map_unit.location) / self.map_unit.scale
         values = judge_rows(distances, self.bank.held[rows], self.config.local_scale)
         return (values - self.unit.location) / self.unit.scale
 
@@ -96,10 +102,12 @@ class Modality:
                 matches[i] = self.match(bank.rows_of(i), bank.places_of(i), bank.descriptors[i], allowed, coreset)
                 bank.held[bank.span(i)] = matches[i][0].amin(1)
         bank.measure_reach(folds)
-        self.unit = Calibration(0.0, 1.0)
+        self.unit = self.map_unit = Calibration(0.0, 1.0)
         ordered = [matches[i] for i in range(len(bank.ids))]
         if self.config.scale:
-            self.unit = Calibration.fit(torch.cat([self.judge(match).amin(1) for match in ordered]))
+            self.unit, self.map_unit = (
+                Calibration.fit(torch.cat([self.judge(match, for_map).amin(1) for match in ordered])) for for_map in (False, True)
+            )
         return ordered
 
     def image_score(self, score: float, descriptor: Tensor, exclude: int | None = None) -> float:
@@ -119,10 +127,10 @@ class Modality:
         """Return tensors and plain values for a model folder."""
         tensors, values = self.bank.state(f"{self.name}.")
         tensors[f"{self.name}.image_scores"] = self.image_scores
-        return tensors, {"bank": values, "unit": self.unit.to_dict()}
+        return tensors, {"bank": values, "unit": self.unit.to_dict(), "map_unit": self.map_unit.to_dict()}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.bank = Bank.from_state(f"{self.name}.", tensors, values["bank"])
         self.image_scores = tensors[f"{self.name}.image_scores"]
-        self.unit = Calibration.from_dict(values["unit"])
+        self.unit, self.map_unit = Calibration.from_dict(values["unit"]), Calibration.from_dict(values["map_unit"])

@@ -71,7 +71,7 @@ class Config:
     window: int | None = _option(None, "search only within this many cells of the same place, for aligned parts; none: everywhere")
     search: Literal["torch", "faiss"] = _option("torch", "library that searches the coreset; the results are the same")
     scale: bool = _option(True, "bring patch scores of the modalities to one scale by held-out normal samples; off: raw distances")
-    local_scale: float = _option(0.5, "share of the matched rows' own held-out scores taken off each distance; 0: none")
+    local_scale: float = _option(0.5, "share of the matched rows' own held-out scores taken off the image score's distances; 0: none")
     enhance: bool = _option(False, "cross-modal enhancement between pixels and points")
     rescore: bool = _option(False, "judge image scores against the most similar normal samples; off: against all")
     fusion: Literal["max", "sum", "rss"] = _option("max", "how calibrated scores of the modalities combine")
@@ -222,9 +222,9 @@ class Duet(Detector):
         values[",".join(scores)] = combine(list(values.values()), self.config.fusion)
         self._thresholds = {names: threshold_for_rate(rows, self.config.false_alarms) for names, rows in values.items()}
 
-    def _score(self, matches: dict[str, Match], places: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _score(self, matches: dict[str, Match], places: dict[str, Tensor], for_map: bool = False) -> dict[str, Tensor]:
         """Return each modality's patch scores (P,), 0 at the ordinary, 1 at the rare."""
-        columns = {name: self._parts[name].judge(match) for name, match in matches.items()}
+        columns = {name: self._parts[name].judge(match, for_map) for name, match in matches.items()}
         if self.config.enhance and len(columns) == 2:
             # One modality may have been matched with the coreset, the other with fewer similar samples.
             count = min(values.shape[1] for values in columns.values())
@@ -251,14 +251,15 @@ class Duet(Detector):
                 "give one of these, or fit again"
             )
         matches = {name: self._parts[name].match(rows, patches.place, rows.mean(0)) for name, (rows, patches) in found.items()}
-        values = self._score(matches, {name: patches.place for name, (_, patches) in found.items()})
+        places = {name: patches.place for name, (_, patches) in found.items()}
+        values, heat_values = self._score(matches, places), self._score(matches, places, for_map=True)
         parts: dict[str, Tensor] = {}
         for name, (rows, patches) in found.items():
             part = self._parts[name]
             score = part.image_score(top_fraction_score(values[name][None], self.config.top), rows.mean(0))
             parts[f"{name}_score"] = torch.tensor(score)
             sigma = self.config.smooth * (sample.size[0] * sample.size[1]) ** 0.5 / 224
-            heat = part.to_map(values[name], patches, sample)
+            heat = part.to_map(heat_values[name], patches, sample)
             parts[f"{name}_map"] = smooth_map(heat, sigma) if self.config.smooth and sample.meta.organised else heat
         score = float(combine([parts[f"{name}_score"] for name in found], self.config.fusion))
         threshold = self._thresholds[",".join(found)]
