@@ -54,6 +54,52 @@ inline __attribute__((always_inline)) void distance_to_boxes(const Boxes& boxes,
   }
 }
 
+inline uint64_t spread(uint64_t bits) {  // 16 bits, two zeros between each
+  bits = (bits | bits << 16) & 0x0000FF0000FFull;
+  bits = (bits | bits << 8) & 0x00F00F00F00Full;
+  bits = (bits | bits << 4) & 0x0C30C30C30C3ull;
+  return (bits | bits << 2) & 0x249249249249ull;
+}
+
+// Row numbers ordered by the interleaved bits of their cells in a cube of 2^16 cells a side.
+inline std::vector<uint64_t> sort_along_curve(const double* points, int64_t count) {
+  double low[3] = {kInfinity, kInfinity, kInfinity}, high[3] = {-kInfinity, -kInfinity, -kInfinity};
+  for (int64_t i = 0; i < count; ++i)
+    for (int axis = 0; axis < 3; ++axis) {
+      low[axis] = std::min(low[axis], points[3 * i + axis]);
+      high[axis] = std::max(high[axis], points[3 * i + axis]);
+    }
+  const double extent = std::max({high[0] - low[0], high[1] - low[1], high[2] - low[2]});
+  const double scale = extent > 0 && extent < kInfinity ? 65535.0 / extent : 0.0;
+  std::vector<uint64_t> keys(count), rows(count), next_keys(count), next_rows(count);
+  uint64_t seen_or = 0, seen_and = ~0ull;
+  for (int64_t i = 0; i < count; ++i) {
+    uint64_t key = 0;
+    for (int axis = 0; axis < 3; ++axis) {
+      const double cell = scale > 0 ? (points[3 * i + axis] - low[axis]) * scale : 0.0;
+      key |= spread(static_cast<uint64_t>(std::min(cell, 65535.0))) << axis;
+    }
+    keys[i] = key;
+    rows[i] = i;
+    seen_or |= key;
+    seen_and &= key;
+  }
+  for (int shift = 0; shift < 48; shift += 8) {
+    if (((seen_or ^ seen_and) >> shift & 255) == 0) continue;
+    int64_t start[257] = {0};
+    for (uint64_t key : keys) ++start[(key >> shift & 255) + 1];
+    for (int digit = 0; digit < 256; ++digit) start[digit + 1] += start[digit];
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t to = start[keys[i] >> shift & 255]++;
+      next_keys[to] = keys[i];
+      next_rows[to] = rows[i];
+    }
+    keys.swap(next_keys);
+    rows.swap(next_rows);
+  }
+  return rows;
+}
+
 struct Leaves {
   int64_t leaf_count = 0, group_count = 0;  // group_count is padded to kLanes, leaf_count to whole groups
   std::array<std::vector<double>, 3> place;  // by leaf; infinite where a leaf is not full
@@ -78,53 +124,6 @@ struct Leaves {
       }
       for (int64_t i = 0; i < leaf_count; ++i) group.include(i / kGroup, axis, leaf.low[axis][i], leaf.high[axis][i]);
     }
-  }
-
- private:
-  static uint64_t spread(uint64_t bits) {  // 16 bits, two zeros between each
-    bits = (bits | bits << 16) & 0x0000FF0000FFull;
-    bits = (bits | bits << 8) & 0x00F00F00F00Full;
-    bits = (bits | bits << 4) & 0x0C30C30C30C3ull;
-    return (bits | bits << 2) & 0x249249249249ull;
-  }
-
-  // Row numbers ordered by the interleaved bits of their cells in a cube of 2^16 cells a side.
-  static std::vector<uint64_t> sort_along_curve(const double* points, int64_t count) {
-    double low[3] = {kInfinity, kInfinity, kInfinity}, high[3] = {-kInfinity, -kInfinity, -kInfinity};
-    for (int64_t i = 0; i < count; ++i)
-      for (int axis = 0; axis < 3; ++axis) {
-        low[axis] = std::min(low[axis], points[3 * i + axis]);
-        high[axis] = std::max(high[axis], points[3 * i + axis]);
-      }
-    const double extent = std::max({high[0] - low[0], high[1] - low[1], high[2] - low[2]});
-    const double scale = extent > 0 && extent < kInfinity ? 65535.0 / extent : 0.0;
-    std::vector<uint64_t> keys(count), rows(count), next_keys(count), next_rows(count);
-    uint64_t seen_or = 0, seen_and = ~0ull;
-    for (int64_t i = 0; i < count; ++i) {
-      uint64_t key = 0;
-      for (int axis = 0; axis < 3; ++axis) {
-        const double cell = scale > 0 ? (points[3 * i + axis] - low[axis]) * scale : 0.0;
-        key |= spread(static_cast<uint64_t>(std::min(cell, 65535.0))) << axis;
-      }
-      keys[i] = key;
-      rows[i] = i;
-      seen_or |= key;
-      seen_and &= key;
-    }
-    for (int shift = 0; shift < 48; shift += 8) {
-      if (((seen_or ^ seen_and) >> shift & 255) == 0) continue;
-      int64_t start[257] = {0};
-      for (uint64_t key : keys) ++start[(key >> shift & 255) + 1];
-      for (int digit = 0; digit < 256; ++digit) start[digit + 1] += start[digit];
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t to = start[keys[i] >> shift & 255]++;
-        next_keys[to] = keys[i];
-        next_rows[to] = rows[i];
-      }
-      keys.swap(next_keys);
-      rows.swap(next_rows);
-    }
-    return rows;
   }
 };
 
