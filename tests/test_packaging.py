@@ -108,11 +108,27 @@ def test_conda_environment_lists_the_same_packages():
 
 def test_every_file_of_the_package_is_shipped():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["mm3dad"]
-    others = [path for path in (ROOT / "mm3dad").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    others = [path for path in (ROOT / "mm3dad").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".so")]
     left_out = [str(path) for path in others if not any(path.match(pattern.removeprefix("**/")) for pattern in patterns)]
     assert left_out == []
     folders = {path.parent for path in (ROOT / "mm3dad").rglob("*.py")}
     assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+def test_kernel_sources_are_shipped_and_built_by_both_setups():
+    """What the two build scripts read lies in the source archives; the libraries they make are extensions, never package data."""
+    assert "graft extensions" in (ROOT / "MANIFEST.in").read_text()
+    alone = (ROOT / "extensions" / "MANIFEST.in").read_text()
+    assert "graft csrc" in alone
+    assert "build_kernels.py kernel_command.py" in alone
+    for folder, name in ((ROOT, "mm3dad.ops._kernels"), (ROOT / "extensions", "pointnet2_ops._kernels")):
+        assert f'kernels("{name}")' in (folder / "setup.py").read_text()
+        project = tomllib.loads((folder / "pyproject.toml").read_text())
+        assert [name_of(line) for line in project["build-system"]["requires"]] == ["setuptools", "torch"]
+    torch_needed = next(line for line in CORE if name_of(line) == "torch")
+    assert torch_needed in project["build-system"]["requires"]
+    assert project["project"]["dependencies"] == [torch_needed]
+    assert {path.suffix for path in (ROOT / "extensions" / "csrc").iterdir()} <= {".cpp", ".cu", ".cuh", ".h"}
 
 
 def test_changelog_and_licence_speak_of_this_version():

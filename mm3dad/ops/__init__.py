@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mm3dad.ops._native import describe_ops
 from mm3dad.ops.farthest_point import farthest_point_sample
 from mm3dad.ops.fpfh import fpfh
 from mm3dad.ops.group import Groups, iterative_group
@@ -9,4 +10,13 @@ from mm3dad.ops.interpolate import three_interpolate
 from mm3dad.ops.neighbors import nearest_neighbors
 from mm3dad.ops.normals import estimate_normals
 
-__all__ = ["Groups", "estimate_normals", "farthest_point_sample", "fpfh", "iterative_group", "nearest_neighbors", "three_interpolate"]
+__all__ = [
+    "Groups",
+    "describe_ops",
+    "estimate_normals",
+    "farthest_point_sample",
+    "fpfh",
+    "iterative_group",
+    "nearest_neighbors",
+    "three_interpolate",
+]

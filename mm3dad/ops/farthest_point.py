@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from mm3dad.ops._check import check_rows
+from mm3dad.ops._check import check_integer, check_rows
+from mm3dad.ops._native import native_kernels
 from mm3dad.ops.k_center import pick_centers
 
 
@@ -30,4 +32,15 @@ def farthest_point_sample(points: Tensor, count: int, start: int = 0) -> Tensor:
     [0, 2]
     """
     check_rows("points", points, width=3)
+    count = check_integer("count", count, 1, len(points), "points has only that many rows")
+    start = check_integer("start", start, 0, len(points) - 1)
+    kernels = native_kernels(points.device.type)
+    if kernels is None:
+        return farthest_point_sample_reference(points, count, start)
+    place = points.detach().double().contiguous()
+    return kernels.farthest_point_sample(place[None], count, start, torch.get_num_threads())[0]
+
+
+def farthest_point_sample_reference(points: Tensor, count: int, start: int = 0) -> Tensor:
+    """Do the same in torch: greedy k-centre of three columns."""
     return pick_centers(points, count, start, name="points")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mm3dad.errors import ShapeError
 from mm3dad.ops._check import check_rows, check_same_device
+from mm3dad.ops._native import native_kernels
 from mm3dad.ops.neighbors import nearest_neighbors
 
 
@@ -32,7 +35,39 @@ def three_interpolate(points: Tensor, centers: Tensor, features: Tensor) -> Tens
     if len(features) != len(centers):
         raise ShapeError(f"features must have one row per centre, got {len(features)} rows for {len(centers)} centers")
     check_same_device(points=points, centers=centers, features=features)
+    kernels = native_kernels() if points.device.type == "cpu" and features.dtype in (torch.float32, torch.float64) else None
+    if kernels is None:
+        return three_interpolate_reference(points, centers, features)
+    place, middle = (rows.detach().double().contiguous()[None] for rows in (points, centers))
+    squared, indices = kernels.three_nn(place, middle, torch.get_num_threads())
+    near = min(3, len(centers))
+    weights = _weigh(squared[0, :, :near]).to(features.dtype)
+    return _MixRows.apply(features.contiguous(), indices[0, :, :near].contiguous(), weights.contiguous())
+
+
+def three_interpolate_reference(points: Tensor, centers: Tensor, features: Tensor) -> Tensor:
+    """Do the same in torch."""
     distances, indices = nearest_neighbors(points.double(), centers.double(), min(3, len(centers)))
-    weights = 1.0 / (distances.square() + 1e-8)
-    weights = (weights / weights.sum(dim=1, keepdim=True)).to(features.dtype)
+    weights = _weigh(distances.square()).to(features.dtype)
     return torch.nn.functional.embedding_bag(indices, features, mode="sum", per_sample_weights=weights)
+
+
+def _weigh(squared: Tensor) -> Tensor:
+    weights = 1.0 / (squared + 1e-8)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+class _MixRows(torch.autograd.Function):
+    """Weighted sums of rows, with the gradient of the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(indices, weights)
+        ctx.rows = len(features)
+        return torch.ops.mm3dad.interpolate_rows(features, indices, weights, torch.get_num_threads())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        indices, weights = ctx.saved_tensors
+        grad = torch.ops.mm3dad.interpolate_rows_backward(grads[0].contiguous(), indices, weights, ctx.rows, torch.get_num_threads())
+        return grad, None, None

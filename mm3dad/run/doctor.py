@@ -127,6 +127,8 @@ def doctor_self() -> dict[str, Any]:
     """
     import torch
 
+    from mm3dad.ops import describe_ops
+
     problems = []
     versions = {"mm3dad": __version__, "python": platform.python_version()}
     for name in PACKAGES:
@@ -153,7 +155,7 @@ def doctor_self() -> dict[str, Any]:
         "versions": versions,
         "devices": devices,
         "caches": {name: f"{path} ({_describe_cache(Path(path))})" for name, path in caches.items()},
-        "ops": ["torch reference, the native kernels are not built"],
+        "ops": describe_ops(),
         "problems": problems,
     }
 

@@ -1,0 +1,130 @@
+// A cloud sorted along a space-filling curve and cut into short runs ("leaves") with their boxes, 16 leaves to a group.
+//
+// The distance from a point to a box is rounded as the distances to the points inside are (every step of both is monotone, and nothing is
+// fused), so that a box that is not nearer than some bound holds no point that is: skipping needs no slack and changes no bit.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace mm3dad {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr int kLanes = 8;                        // doubles worked on side by side
+constexpr int kLeaf = 16;                        // points of a leaf
+constexpr int kGroup = 16;                       // leaves of a group
+constexpr int32_t kNone = INT32_MAX;             // index of a place without a point
+static_assert(kLeaf % kLanes == 0 && kGroup % kLanes == 0);
+
+struct Boxes {
+  std::array<std::vector<double>, 3> low, high;
+
+  void assign(int64_t count) {
+    for (int axis = 0; axis < 3; ++axis) {
+      low[axis].assign(count, kInfinity);
+      high[axis].assign(count, -kInfinity);
+    }
+  }
+  void include(int64_t box, int axis, double from, double to) {
+    low[axis][box] = std::min(low[axis][box], from);
+    high[axis][box] = std::max(high[axis][box], to);
+  }
+};
+
+// Squared distance from a point to each of `count` boxes (a multiple of kLanes); 0 inside, infinite where a box is empty.
+inline __attribute__((always_inline)) void distance_to_boxes(const Boxes& boxes, int64_t first, int64_t count, const double* point,
+                                                             double* result) {
+  const double *lx = &boxes.low[0][first], *ly = &boxes.low[1][first], *lz = &boxes.low[2][first];
+  const double *hx = &boxes.high[0][first], *hy = &boxes.high[1][first], *hz = &boxes.high[2][first];
+  const double px = point[0], py = point[1], pz = point[2];
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    double x = lx[i] - px, y = ly[i] - py, z = lz[i] - pz;
+    const double u = px - hx[i], v = py - hy[i], w = pz - hz[i];
+    x = x > u ? x : u;
+    y = y > v ? y : v;
+    z = z > w ? z : w;
+    x = x > 0 ? x : 0;
+    y = y > 0 ? y : 0;
+    z = z > 0 ? z : 0;
+    result[i] = x * x + y * y + z * z;
+  }
+}
+
+inline uint64_t spread(uint64_t bits) {  // 16 bits, two zeros between each
+  bits = (bits | bits << 16) & 0x0000FF0000FFull;
+  bits = (bits | bits << 8) & 0x00F00F00F00Full;
+  bits = (bits | bits << 4) & 0x0C30C30C30C3ull;
+  return (bits | bits << 2) & 0x249249249249ull;
+}
+
+// Row numbers ordered by the interleaved bits of their cells in a cube of 2^16 cells a side.
+inline std::vector<uint64_t> sort_along_curve(const double* points, int64_t count) {
+  double low[3] = {kInfinity, kInfinity, kInfinity}, high[3] = {-kInfinity, -kInfinity, -kInfinity};
+  for (int64_t i = 0; i < count; ++i)
+    for (int axis = 0; axis < 3; ++axis) {
+      low[axis] = std::min(low[axis], points[3 * i + axis]);
+      high[axis] = std::max(high[axis], points[3 * i + axis]);
+    }
+  const double extent = std::max({high[0] - low[0], high[1] - low[1], high[2] - low[2]});
+  const double scale = extent > 0 && extent < kInfinity ? 65535.0 / extent : 0.0;
+  std::vector<uint64_t> keys(count), rows(count), next_keys(count), next_rows(count);
+  uint64_t seen_or = 0, seen_and = ~0ull;
+  for (int64_t i = 0; i < count; ++i) {
+    uint64_t key = 0;
+    for (int axis = 0; axis < 3; ++axis) {
+      const double cell = scale > 0 ? (points[3 * i + axis] - low[axis]) * scale : 0.0;
+      key |= spread(static_cast<uint64_t>(std::min(cell, 65535.0))) << axis;
+    }
+    keys[i] = key;
+    rows[i] = i;
+    seen_or |= key;
+    seen_and &= key;
+  }
+  for (int shift = 0; shift < 48; shift += 8) {
+    if (((seen_or ^ seen_and) >> shift & 255) == 0) continue;
+    int64_t start[257] = {0};
+    for (uint64_t key : keys) ++start[(key >> shift & 255) + 1];
+    for (int digit = 0; digit < 256; ++digit) start[digit + 1] += start[digit];
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t to = start[keys[i] >> shift & 255]++;
+      next_keys[to] = keys[i];
+      next_rows[to] = rows[i];
+    }
+    keys.swap(next_keys);
+    rows.swap(next_rows);
+  }
+  return rows;
+}
+
+struct Leaves {
+  int64_t leaf_count = 0, group_count = 0;  // group_count is padded to kLanes, leaf_count to whole groups
+  std::array<std::vector<double>, 3> place;  // by leaf; infinite where a leaf is not full
+  std::vector<int32_t> index;                // into the cloud, kNone where a leaf is not full
+  Boxes leaf, group;
+
+  Leaves(const double* points, int64_t count) {
+    const std::vector<uint64_t> order = sort_along_curve(points, count);
+    group_count = (count + kLeaf * kGroup - 1) / (kLeaf * kGroup);
+    group_count = (group_count + kLanes - 1) / kLanes * kLanes;
+    leaf_count = group_count * kGroup;
+    index.assign(leaf_count * kLeaf, kNone);
+    for (int64_t i = 0; i < count; ++i) index[i] = static_cast<int32_t>(order[i]);
+    leaf.assign(leaf_count);
+    group.assign(group_count);
+    for (int axis = 0; axis < 3; ++axis) {
+      place[axis].assign(leaf_count * kLeaf, kInfinity);
+      for (int64_t i = 0; i < count; ++i) {
+        const double value = points[3 * static_cast<int64_t>(index[i]) + axis];
+        place[axis][i] = value;
+        leaf.include(i / kLeaf, axis, value, value);
+      }
+      for (int64_t i = 0; i < leaf_count; ++i) group.include(i / kGroup, axis, leaf.low[axis][i], leaf.high[axis][i]);
+    }
+  }
+};
+
+}  // namespace mm3dad

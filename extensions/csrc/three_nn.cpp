@@ -1,0 +1,103 @@
+// flags: -ffp-contract=off
+// The three nearest centres of each query, exact in float64, ties by the lowest index.
+
+#include "common.h"
+#include "leaves.h"
+
+namespace mm3dad {
+namespace three_nn_ {
+
+struct Best {
+  double squared[3] = {kInfinity, kInfinity, kInfinity};
+  int32_t index[3] = {kNone, kNone, kNone};
+
+  inline __attribute__((always_inline)) void offer(double value, int32_t row) {
+    if (value > squared[2] || (value == squared[2] && row >= index[2])) return;
+    int at = 2;
+    for (; at > 0 && (value < squared[at - 1] || (value == squared[at - 1] && row < index[at - 1])); --at) {
+      squared[at] = squared[at - 1];
+      index[at] = index[at - 1];
+    }
+    squared[at] = value;
+    index[at] = row;
+  }
+};
+
+inline __attribute__((always_inline)) void search_leaf(const Leaves& cloud, int64_t leaf, const double* query, Best& best) {
+  const int64_t first = leaf * kLeaf;
+  const double *x = &cloud.place[0][first], *y = &cloud.place[1][first], *z = &cloud.place[2][first];
+  double squared[kLeaf];
+#pragma omp simd
+  for (int i = 0; i < kLeaf; ++i) {
+    const double u = x[i] - query[0], v = y[i] - query[1], w = z[i] - query[2];
+    squared[i] = u * u + v * v + w * w;
+  }
+  for (int i = 0; i < kLeaf; ++i)
+    if (squared[i] <= best.squared[2]) best.offer(squared[i], cloud.index[first + i]);
+}
+
+// Queries come along the curve, so that each mostly shares its nearest leaf with the one before: that leaf is searched first, and the bound
+// is tight from the start.
+MM3DAD_CLONES void search(const Leaves& cloud, const double* queries, const uint64_t* order, int64_t count, double* squared, int64_t* index) {
+  std::vector<double> bound(cloud.group_count);
+  int64_t hint = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t q = static_cast<int64_t>(order[i]);
+    const double* query = queries + 3 * q;
+    Best best;
+    search_leaf(cloud, hint, query, best);
+    const int64_t searched = hint;
+    double nearest = kInfinity;
+    distance_to_boxes(cloud.group, 0, cloud.group_count, query, bound.data());
+    for (int64_t group = 0; group < cloud.group_count; ++group) {
+      if (bound[group] > best.squared[2]) continue;
+      double near[kGroup];
+      distance_to_boxes(cloud.leaf, group * kGroup, kGroup, query, near);
+      for (int member = 0; member < kGroup; ++member) {
+        const int64_t leaf = group * kGroup + member;
+        if (near[member] > best.squared[2] || near[member] == kInfinity) continue;
+        if (near[member] < nearest) {
+          nearest = near[member];
+          hint = leaf;
+        }
+        if (leaf != searched) search_leaf(cloud, leaf, query, best);
+      }
+    }
+    for (int k = 0; k < 3; ++k) {
+      squared[3 * q + k] = best.squared[k];
+      index[3 * q + k] = best.index[k] == kNone ? 0 : best.index[k];
+    }
+  }
+}
+
+}  // namespace three_nn_
+
+std::tuple<Tensor, Tensor> three_nn(const Tensor& queries, const Tensor& points, int64_t threads) {
+  check_tensor(queries, 3, ScalarType::Double, "queries");
+  check_tensor(points, 3, ScalarType::Double, "points");
+  const int64_t batch = queries.size(0), count = queries.size(1), total = points.size(1);
+  STD_TORCH_CHECK(queries.size(2) == 3 && points.size(2) == 3 && points.size(0) == batch, "queries and points must be (B, N, 3)");
+  STD_TORCH_CHECK(total >= 1 && total < kNone, "points must have 1 to 2^31 - 2 rows");
+  Tensor squared = torch::stable::new_empty(queries, {batch, count, 3});
+  Tensor index = torch::stable::new_empty(queries, {batch, count, 3}, ScalarType::Long);
+  const double* from = queries.const_data_ptr<double>();
+  double* to = squared.mutable_data_ptr<double>();
+  int64_t* rows = index.mutable_data_ptr<int64_t>();
+  constexpr int64_t block = 256;
+  for (int64_t b = 0; b < batch; ++b) {
+    const Leaves cloud(points.const_data_ptr<double>() + b * total * 3, total);
+    const int64_t at = 3 * b * count;
+    const std::vector<uint64_t> order = sort_along_curve(from + at, count);
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t first = 0; first < count; first += block) {
+      three_nn_::search(cloud, from + at, &order[first], std::min(block, count - first), to + at, rows + at);
+    }
+  }
+  return {squared, index};
+}
+
+}  // namespace mm3dad
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mm3dad, m) { m.def("three_nn(Tensor queries, Tensor points, int threads) -> (Tensor, Tensor)"); }
+
+STABLE_TORCH_LIBRARY_IMPL(mm3dad, CPU, m) { m.impl("three_nn", TORCH_BOX(&mm3dad::three_nn)); }
