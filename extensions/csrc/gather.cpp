@@ -72,7 +72,7 @@ Tensor gather(const Tensor& features, const Tensor& index, int64_t threads) {
   Tensor out = torch::stable::new_empty(features, {batch, channels, count});
   const T* from = features.const_data_ptr<T>();
   const int32_t* columns = index.const_data_ptr<int32_t>();
-  T* to = out.mutable_data_ptr<T>();
+  T* to = fresh_data<T>(out);
 #pragma omp parallel for num_threads(threads)
   for (int64_t row = 0; row < batch * channels; ++row) pick(from + row * total, columns + row / channels * count, count, to + row * count);
   return out;
@@ -84,7 +84,7 @@ Tensor gather_backward(const Tensor& grad, const Tensor& index, int64_t total, i
   Tensor out = torch::stable::new_zeros(grad, {batch, channels, total});
   const T* from = grad.const_data_ptr<T>();
   const int32_t* columns = index.const_data_ptr<int32_t>();
-  T* to = out.mutable_data_ptr<T>();
+  T* to = fresh_data<T>(out);
 #pragma omp parallel for num_threads(threads)
   for (int64_t row = 0; row < batch * channels; ++row)
     pick_backward(from + row * count, columns + row / channels * count, count, to + row * total);
@@ -97,7 +97,7 @@ Tensor interpolate(const Tensor& features, const Tensor& index, const Tensor& we
   Tensor out = torch::stable::new_empty(features, {batch, channels, count});
   const T *from = features.const_data_ptr<T>(), *share = weight.const_data_ptr<T>();
   const int32_t* columns = index.const_data_ptr<int32_t>();
-  T* to = out.mutable_data_ptr<T>();
+  T* to = fresh_data<T>(out);
 #pragma omp parallel for num_threads(threads)
   for (int64_t row = 0; row < batch * channels; ++row) {
     const int64_t at = row / channels * count * 3;
@@ -112,7 +112,7 @@ Tensor interpolate_backward(const Tensor& grad, const Tensor& index, const Tenso
   Tensor out = torch::stable::new_zeros(grad, {batch, channels, total});
   const T *from = grad.const_data_ptr<T>(), *share = weight.const_data_ptr<T>();
   const int32_t* columns = index.const_data_ptr<int32_t>();
-  T* to = out.mutable_data_ptr<T>();
+  T* to = fresh_data<T>(out);
 #pragma omp parallel for num_threads(threads)
   for (int64_t row = 0; row < batch * channels; ++row) {
     const int64_t at = row / channels * count * 3;
@@ -127,7 +127,7 @@ Tensor interpolate_rows(const Tensor& features, const Tensor& index, const Tenso
   Tensor out = torch::stable::new_empty(features, {count, width});
   const T *from = features.const_data_ptr<T>(), *share = weight.const_data_ptr<T>();
   const int64_t* rows = index.const_data_ptr<int64_t>();
-  T* to = out.mutable_data_ptr<T>();
+  T* to = fresh_data<T>(out);
 #pragma omp parallel for num_threads(threads)
   for (int64_t n = 0; n < count; ++n) mix_row(from, rows + n * picks, share + n * picks, picks, width, to + n * width);
   return out;
@@ -139,7 +139,7 @@ Tensor interpolate_rows_backward(const Tensor& grad, const Tensor& index, const 
   Tensor out = torch::stable::new_zeros(grad, {total, width});
   const T *from = grad.const_data_ptr<T>(), *share = weight.const_data_ptr<T>();
   const int64_t* rows = index.const_data_ptr<int64_t>();
-  T* to = out.mutable_data_ptr<T>();
+  T* to = fresh_data<T>(out);
   constexpr int64_t block = 128;  // columns of one thread
 #pragma omp parallel for num_threads(threads)
   for (int64_t first = 0; first < width; first += block) {

@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 
 from mm3dad.errors import ConfigError, ShapeError
 from mm3dad.ops import farthest_point_sample
+from mm3dad.ops.farthest_point import farthest_point_sample_reference
+from mm3dad.ops.k_center import pick_centers_plain
+from tests.ops.clouds import KINDS, make_cloud
 
 
 def cloud(number, seed=0):
@@ -57,3 +60,36 @@ def test_errors():
         farthest_point_sample(torch.zeros(3, 3), 4)
     with pytest.raises(ShapeError, match=r"points must be \(N, 3\), got \(3, 2\)"):
         farthest_point_sample(torch.zeros(3, 2), 1)
+
+
+def brute_force(points, count, start):
+    distance, chosen = [float("inf")] * len(points), []
+    rows = points.double().tolist()
+    for _ in range(count):
+        chosen.append(start)
+        for i, row in enumerate(rows):
+            squared = [(a - b) * (a - b) for a, b in zip(row, rows[start], strict=True)]
+            distance[i] = min(distance[i], squared[0] + squared[1] + squared[2])
+        distance[start] = float("-inf")
+        start = max(range(len(rows)), key=lambda i: (distance[i], -i))
+    return chosen
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", [1, 2, 15, 16, 17, 40, 257])
+def test_equals_brute_force(kind, number):
+    points = make_cloud(kind, number, seed=number)
+    for start in {0, number // 2, number - 1}:
+        count = min(number, 40)
+        assert farthest_point_sample(points, count, start).tolist() == brute_force(points, count, start)
+    assert sorted(farthest_point_sample(points, number).tolist()) == list(range(number))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_reference_on_a_larger_cloud(kind):
+    # More than one group of leaves, and a number that fills none of them.
+    points = make_cloud(kind, 5003)
+    for precision in (torch.float32, torch.float64):
+        cloud_ = points.to(precision)
+        assert torch.equal(farthest_point_sample(cloud_, 300, 7), farthest_point_sample_reference(cloud_, 300, 7))
+    assert torch.equal(farthest_point_sample(points.float(), 300), pick_centers_plain(points.float(), 300))

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from mm3dad.errors import ShapeError
 from mm3dad.ops import three_interpolate
+from mm3dad.ops.interpolate import three_interpolate_reference
+from tests.ops.clouds import KINDS, make_cloud
 
 
 def interpolate_reference(points, centers, features):
@@ -79,3 +81,39 @@ def test_errors():
         three_interpolate(points, centers[:0], features[:0])
     with pytest.raises(ShapeError, match="features must be finite"):
         three_interpolate(points, centers, features * torch.nan)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("number", "groups"), [(1, 1), (7, 2), (40, 3), (300, 17), (900, 400)])
+def test_native_reference_and_formula_agree(kind, number, groups):
+    points, centers = make_cloud(kind, number), make_cloud(kind, groups, seed=1)
+    features = make_cloud("random", groups * 7, seed=2).view(groups, 21)
+    found = three_interpolate(points, centers, features)
+    torch.testing.assert_close(found, three_interpolate_reference(points, centers, features), rtol=1e-12, atol=1e-12)
+    if kind != "offset":
+        np.testing.assert_allclose(found, interpolate_reference(points, centers, features), rtol=1e-9)
+
+
+def test_gradient_of_the_features():
+    points, centers, features = (tensor.double() for tensor in scene())
+    for groups in (1, 2, 12):
+        rows = features[:groups].clone().requires_grad_()
+        assert torch.autograd.gradcheck(lambda rows, groups=groups: three_interpolate(points, centers[:groups], rows), (rows,))
+        grad = torch.rand(50, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        (found,) = torch.autograd.grad(three_interpolate(points, centers[:groups], rows), rows, grad)
+        (wanted,) = torch.autograd.grad(three_interpolate_reference(points, centers[:groups], rows), rows, grad)
+        torch.testing.assert_close(found, wanted)
+
+
+def test_threads_change_no_bit():
+    points, centers = make_cloud("surface", 3000).float(), make_cloud("surface", 200, seed=1).float()
+    features = make_cloud("random", 200 * 100, seed=2).view(200, 300).float().requires_grad_()
+    results, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found = three_interpolate(points, centers, features)
+            results.append((found, *torch.autograd.grad(found.square().sum(), features)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
