@@ -16,9 +16,11 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Compile and link one library."""
+        library = Path(self.get_ext_fullpath(ext.name)).resolve()
         try:
-            build(Path(self.get_ext_fullpath(ext.name)).resolve())
+            build(library)
         except BuildError as error:
+            library.unlink(missing_ok=True)  # one of an earlier build must not end in a wheel of other sources
             self.warn(f"native kernels not built, the ops run on their torch reference: {error}")
 
     def get_ext_filename(self, fullname: str) -> str:
