@@ -17,7 +17,7 @@ help:
 setup: $(STAMP)
 
 # In .venv, so that a deleted environment is set up again.
-$(STAMP): setup.py pyproject.toml constraints.txt scripts/setup.sh
+$(STAMP): setup.py pyproject.toml constraints.txt scripts/setup.sh $(wildcard extensions/*.py extensions/csrc/*)
 	@bash scripts/setup.sh
 	@touch $@
 
