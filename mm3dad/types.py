@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from mm3dad.errors import DataError, ShapeError
 
@@ -118,6 +120,23 @@ class Sample:
     def modalities(self) -> tuple[str, ...]:
         """The modalities that are present, a subset of ("rgb", "xyz")."""
         return tuple(name for name in ("rgb", "xyz") if getattr(self, name) is not None)
+
+
+class SampleSequence(Sequence[Sample], ABC):
+    """Samples that are read each time they are asked for, so that a set needs no room. Subclasses fill `__len__` and `_read_at`."""
+
+    @abstractmethod
+    def _read_at(self, position: int) -> Sample:
+        """Read one sample; raises IndexError beyond the end, and takes negative positions, as a list does."""
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self._read_at(position) for position in range(*index.indices(len(self)))]
+        return self._read_at(index)
 
 
 @dataclass

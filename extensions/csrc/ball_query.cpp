@@ -33,13 +33,8 @@ inline __attribute__((always_inline)) void collect(const Leaves& cloud, const do
     for (int64_t member = 0; member < kGroup; ++member) {
       if (!(near[member] < limit)) continue;
       const int64_t first = (group * kGroup + member) * kLeaf;
-      const double *x = &cloud.place[0][first], *y = &cloud.place[1][first], *z = &cloud.place[2][first];
       double squared[kLeaf];
-#pragma omp simd
-      for (int i = 0; i < kLeaf; ++i) {
-        const double u = x[i] - center[0], v = y[i] - center[1], w = z[i] - center[2];
-        squared[i] = u * u + v * v + w * w;
-      }
+      distance_to_points(cloud, first, center, squared);
       for (int i = 0; i < kLeaf; ++i)
         if (squared[i] < limit) {
           const int64_t row = cloud.index[first + i];

@@ -127,4 +127,14 @@ struct Leaves {
   }
 };
 
+// Squared distances of the leaf of points that begins at `first`.
+inline __attribute__((always_inline)) void distance_to_points(const Leaves& cloud, int64_t first, const double* query, double* squared) {
+  const double *x = &cloud.place[0][first], *y = &cloud.place[1][first], *z = &cloud.place[2][first];
+#pragma omp simd
+  for (int i = 0; i < kLeaf; ++i) {
+    const double u = x[i] - query[0], v = y[i] - query[1], w = z[i] - query[2];
+    squared[i] = u * u + v * v + w * w;
+  }
+}
+
 }  // namespace mm3dad

@@ -25,13 +25,8 @@ struct Best {
 
 inline __attribute__((always_inline)) void search_leaf(const Leaves& cloud, int64_t leaf, const double* query, Best& best) {
   const int64_t first = leaf * kLeaf;
-  const double *x = &cloud.place[0][first], *y = &cloud.place[1][first], *z = &cloud.place[2][first];
   double squared[kLeaf];
-#pragma omp simd
-  for (int i = 0; i < kLeaf; ++i) {
-    const double u = x[i] - query[0], v = y[i] - query[1], w = z[i] - query[2];
-    squared[i] = u * u + v * v + w * w;
-  }
+  distance_to_points(cloud, first, query, squared);
   for (int i = 0; i < kLeaf; ++i)
     if (squared[i] <= best.squared[2]) best.offer(squared[i], cloud.index[first + i]);
 }

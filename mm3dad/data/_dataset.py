@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -12,7 +12,7 @@ from mm3dad.data.images import read_mask, read_rgb, read_xyz
 from mm3dad.data.organized import check_extent
 from mm3dad.data.records import MODALITIES, SPLITS, Record, name_points, parse_modalities
 from mm3dad.errors import ConfigError, DataError, nearest_name
-from mm3dad.types import Meta, Sample
+from mm3dad.types import Meta, Sample, SampleSequence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Intrinsics = tuple[float, float, float, float]
 
 
-class Dataset(Sequence[Sample]):
+class Dataset(SampleSequence):
     """One split of one category; files are listed now and read on access.
 
     A subclass lists its records and may read points in its own way.
@@ -119,14 +119,8 @@ class Dataset(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.records)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return self.read(self.records[index])
+    def _read_at(self, position: int) -> Sample:
+        return self.read(self.records[position])
 
     def read(self, record: Record) -> Sample:
         """Read the files of one record into a sample.

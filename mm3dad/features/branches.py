@@ -15,6 +15,7 @@ from mm3dad.errors import DataError
 from mm3dad.features.aggregate import aggregate_map, aggregate_surface
 from mm3dad.features.points import (
     FPFH_STATISTICS,
+    PointGroups,
     describe_groups,
     encode_groups,
     group_points,
@@ -129,14 +130,22 @@ class PointBranch:
         """
         return [self._describe_one(sample) for sample in samples]
 
-    def _describe_one(self, sample: Sample) -> Patches:
+    def group_sample(self, sample: Sample) -> PointGroups:
+        """Return the point groups of a sample's cloud.
+
+        Raises:
+            DataError: no valid point, or fewer points than one group; the message names the sample.
+        """
         assert sample.xyz is not None and sample.valid is not None
         try:
             points, pixel = thin_points(sample.xyz, sample.valid, self.max_points)
-            groups = group_points(points, pixel, self.centers, self.group_size, self.group)
+            return group_points(points, pixel, self.centers, self.group_size, self.group)
         except DataError as error:
             raise DataError(f"sample {sample.meta.id!r}: {error}") from None
-        centers = points[groups.center]
+
+    def _describe_one(self, sample: Sample) -> Patches:
+        groups = self.group_sample(sample)
+        centers = groups.points[groups.center]
         features = describe_groups(groups) if self._net is None else encode_groups(groups, self._net, TABLE["point_mae"].layers)
         if self.aggregate:
             features = aggregate_surface(features, centers, groups.curvature, degrees=(5,))
@@ -146,7 +155,7 @@ class PointBranch:
             grid, cells = (1, self.centers), torch.stack([torch.zeros_like(groups.center), torch.arange(len(groups.center))], dim=1)
         else:
             grid = patch_grid(sample.size, self.image_size)
-            center = pixel[groups.center]
+            center = groups.pixel[groups.center]
             cells = torch.stack([center // width * grid[0] // height, center % width * grid[1] // width], dim=1)
         return Patches(features, cells, grid, centers)
 

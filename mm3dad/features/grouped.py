@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mm3dad.errors import DataError
 from mm3dad.features.aggregate import aggregate_map, aggregate_surface
 from mm3dad.features.align import patch_of_pixel
 from mm3dad.features.branches import Patches, PointBranch
-from mm3dad.features.points import describe_groups, encode_groups, group_points, thin_points
+from mm3dad.features.points import describe_groups, encode_groups
 from mm3dad.features.tokens import Tokens
 from mm3dad.features.weights import TABLE
 from mm3dad.types import Sample
@@ -49,22 +48,17 @@ class GroupBranch(PointBranch):
         Raises:
             DataError: no valid point, or fewer points than one group.
         """
-        assert sample.xyz is not None and sample.valid is not None
-        try:
-            points, pixel = thin_points(sample.xyz, sample.valid, self.max_points)
-            groups = group_points(points, pixel, self.centers, self.group_size, self.group)
-        except DataError as error:
-            raise DataError(f"sample {sample.meta.id!r}: {error}") from None
+        groups = self.group_sample(sample)
         if self._net is None:
             layers = [describe_groups(groups)]
         else:
             chosen = TABLE["point_mae"].layers
             layers = list(encode_groups(groups, self._net, chosen).chunk(len(chosen), dim=1))
-        centers = points[groups.center]
+        centers = groups.points[groups.center]
         if self.aggregate:
             layers = [aggregate_surface(layer, centers, groups.curvature) for layer in layers]
         repeat = torch.arange(self.centers) % len(centers)
-        return GroupLayers([layer[repeat].float() for layer in layers], centers[repeat], pixel[groups.center][repeat])
+        return GroupLayers([layer[repeat].float() for layer in layers], centers[repeat], groups.pixel[groups.center][repeat])
 
     def spread(self, scores: Tensor, centers: Tensor, sample: Sample) -> Tensor:
         """Carry (G,) group scores to the sample's pixels, 0 where nothing was measured."""

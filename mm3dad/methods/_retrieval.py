@@ -5,25 +5,25 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from mm3dad.errors import ConfigError, DataError
+from mm3dad.errors import DataError
 from mm3dad.features.branches import Patches, patch_grid
 from mm3dad.features.cache import CachedFeatures, Describes
 from mm3dad.features.patchmaps import ImagePatches, Join, PointPatches
 from mm3dad.features.pixelmap import PointCells
 from mm3dad.memory.coreset import project_rows, select_coreset
 from mm3dad.memory.flat import FlatBank
+from mm3dad.methods._config import MODALITIES, check_modalities, check_ranges, option
 from mm3dad.methods._detector import Detector, Progress
 from mm3dad.scoring.calibrate import held_out_numbers, threshold_for_rate
 from mm3dad.scoring.maps import blur_8bit, pixel_map, upsample_map
 from mm3dad.types import Prediction, Sample
 
-MODALITIES = ("rgb", "xyz")
 FEATURES_VERSION = 1  # raise it with every change to what an extractor computes
 Grid = tuple[int, int]
 RANGES = (
@@ -37,11 +37,6 @@ RANGES = (
     ("false_alarms", 1e-9, 0.999),
     ("seed", 0, 2**62),
 )
-
-
-def option(default: Any, text: str) -> Any:
-    """Declare a field of a `Config` with its help line."""
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -68,12 +63,8 @@ class RetrievalConfig:
     device: str = option("cpu", "torch device of the backbone")
 
     def __post_init__(self) -> None:
-        for name in self.modalities:
-            if name not in MODALITIES:
-                raise ConfigError(f"modalities must be of rgb, xyz, got {name!r}; write modalities=rgb,xyz")
-        for name, low, high in RANGES:
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"option {name} must lie in {low} to {high}, got {getattr(self, name)}")
+        check_modalities(self.modalities)
+        check_ranges(self, RANGES)
 
 
 class RetrievalDetector(Detector):

@@ -17,8 +17,9 @@ from mm3dad.features.branches import Patches
 from mm3dad.features.patchmaps import Join, pool_layers
 from mm3dad.memory.coreset import projection_size
 from mm3dad.memory.flat import FlatBank, balance_blocks
+from mm3dad.methods._config import MODALITIES
 from mm3dad.methods._detector import Needs, Progress
-from mm3dad.methods._retrieval import MODALITIES, RetrievalConfig, RetrievalDetector
+from mm3dad.methods._retrieval import RetrievalConfig, RetrievalDetector
 from mm3dad.scoring.nearest import reweight_score
 
 

@@ -11,7 +11,7 @@ Weights: embedded Apache-2.0; DINO Apache-2.0; Point-MAE's authors state no lice
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -31,57 +31,51 @@ from mm3dad.memory.hypergraph import (
     sample_memory,
     search_hyperedges,
 )
+from mm3dad.methods._config import MODALITIES, check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.scoring.calibrate import fold_indices, threshold_for_rate
 from mm3dad.scoring.maps import smooth_boxes, upsample_map
 from mm3dad.scoring.nearest import nearest_scores, support_score
 from mm3dad.types import Prediction, Sample
 
-MODALITIES = ("rgb", "xyz")
 PUBLISHED_SIZE = 224
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of `cif`."""
 
-    modalities: tuple[str, ...] = _option((), "rgb, or rgb,xyz; empty uses what the data have. The hypergraph is always the image's")
-    image_size: int = _option(224, "side of the square input in pixels")
-    backbone: str = _option("efficientnet_lite0", "row of `mm3dad list weights`, or any timm architecture; published: dino_vitb8")
-    layers: tuple[int, ...] = _option((), "layers of the backbone; empty uses the table's")
-    weights: str = _option("default", "default, the path of a state dict, or random")
-    points: Literal["fpfh", "point_mae"] = _option("fpfh", "point features: FPFH or Point-MAE tokens; published: point_mae")
-    point_weights: str = _option("default", "path of a Point-MAE checkpoint, or default for the cache")
-    point_side: int = _option(112, "side of the square the cloud is brought to by nearest pixels; published: 224")
-    centers: int = _option(1024, "Point-MAE groups per cloud")
-    group_size: int = _option(128, "points per Point-MAE group")
-    hyperedges: int = _option(4, "hyperedges per image; published: 4 on MVTec 3D-AD, 8 on Eyecandies")
-    incidence: float = _option(0.9, "a patch joins every hyperedge whose stretched cosine reaches this")
-    coreset: float = _option(0.1, "share of the patches of all normal images in the memory")
-    loops: int = _option(1, "steps of message passing between test image and memory")
-    alpha: float = _option(0.9, "share of a feature that message passing leaves")
-    top: int = _option(3, "hyperedges of the memory a patch is searched in")
-    neighbors: int = _option(9, "memory rows around the matched one that weigh the image score")
-    reference: bool = _option(False, "as the published code, slips included (see docs/methods/cif.md)")
-    folds: int = _option(5, "folds over the normal images for the threshold, where there is no validation split")
-    false_alarms: float = _option(0.01, "rate of false alarms the threshold aims at")
-    seed: int = _option(0, "of k-means and the first picks of the memory")
-    device: str = _option("cpu", "torch device of the backbone")
+    modalities: tuple[str, ...] = option((), "rgb, or rgb,xyz; empty uses what the data have. The hypergraph is always the image's")
+    image_size: int = option(224, "side of the square input in pixels")
+    backbone: str = option("efficientnet_lite0", "row of `mm3dad list weights`, or any timm architecture; published: dino_vitb8")
+    layers: tuple[int, ...] = option((), "layers of the backbone; empty uses the table's")
+    weights: str = option("default", "default, the path of a state dict, or random")
+    points: Literal["fpfh", "point_mae"] = option("fpfh", "point features: FPFH or Point-MAE tokens; published: point_mae")
+    point_weights: str = option("default", "path of a Point-MAE checkpoint, or default for the cache")
+    point_side: int = option(112, "side of the square the cloud is brought to by nearest pixels; published: 224")
+    centers: int = option(1024, "Point-MAE groups per cloud")
+    group_size: int = option(128, "points per Point-MAE group")
+    hyperedges: int = option(4, "hyperedges per image; published: 4 on MVTec 3D-AD, 8 on Eyecandies")
+    incidence: float = option(0.9, "a patch joins every hyperedge whose stretched cosine reaches this")
+    coreset: float = option(0.1, "share of the patches of all normal images in the memory")
+    loops: int = option(1, "steps of message passing between test image and memory")
+    alpha: float = option(0.9, "share of a feature that message passing leaves")
+    top: int = option(3, "hyperedges of the memory a patch is searched in")
+    neighbors: int = option(9, "memory rows around the matched one that weigh the image score")
+    reference: bool = option(False, "as the published code, slips included (see docs/methods/cif.md)")
+    folds: int = option(5, "folds over the normal images for the threshold, where there is no validation split")
+    false_alarms: float = option(0.01, "rate of false alarms the threshold aims at")
+    seed: int = option(0, "of k-means and the first picks of the memory")
+    device: str = option("cpu", "torch device of the backbone")
 
     def __post_init__(self) -> None:
         if self.modalities and (set(self.modalities) - set(MODALITIES) or "rgb" not in self.modalities):
             raise ConfigError(f"cif takes modalities rgb or rgb,xyz, got {','.join(self.modalities)}; its hypergraph is built on the image")
-        for name, low, high in (
+        check_ranges(self, (
             ("image_size", 32, 4096), ("point_side", 8, 4096), ("centers", 1, 10**6), ("group_size", 4, 10**5), ("hyperedges", 1, 1000),
             ("incidence", 1e-6, 1.0), ("coreset", 0.0, 1.0), ("loops", 0, 100), ("alpha", 0.0, 1.0), ("top", 1, 1000),
             ("neighbors", 1, 10**5), ("folds", 2, 1000), ("false_alarms", 1e-9, 0.999), ("seed", 0, 2**62),
-        ):  # fmt: skip
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"option {name} must lie in {low} to {high}, got {getattr(self, name)}")
+        ))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,17 @@ Ours, after PatchCore (CVPR 2022), MuSc-V2 (arXiv 2511.10047) and M3DM (CVPR 202
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mm3dad.errors import ConfigError, DataError
+from mm3dad.errors import DataError
 from mm3dad.features.branches import Patches, augment
 from mm3dad.fusion.crossmodal import enhance
 from mm3dad.fusion.late import combine
+from mm3dad.methods._config import MODALITIES, check_modalities, check_ranges, check_window, option
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.methods._modality import Match, Modality
 from mm3dad.ops import nearest_neighbors
@@ -26,7 +27,6 @@ from mm3dad.scoring.calibrate import fold_indices, threshold_for_rate
 from mm3dad.scoring.maps import smooth_map, top_fraction_score
 from mm3dad.types import Prediction, Sample
 
-MODALITIES = ("rgb", "xyz")
 RANGES = (
     ("image_size", 32, 4096),
     ("max_points", 128, 10**7),
@@ -44,55 +44,46 @@ RANGES = (
 )
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True)
 class Config:
     """Settings of `duet`; the defaults hold for every data set."""
 
-    modalities: tuple[str, ...] = _option((), "branches to use, rgb and / or xyz; empty uses what the data have")
-    image_size: int = _option(224, "side of the square with as many pixels as the input of both branches")
-    backbone: str = _option("efficientnet_lite0", "row of `mm3dad list weights`, or any timm architecture")
-    layers: tuple[int, ...] = _option((), "layers of the backbone, negative from the end; empty uses the table's")
-    weights: str = _option("default", "default, the path of a state dict, or random")
-    points: Literal["fpfh", "point_mae"] = _option("fpfh", "group descriptor: FPFH statistics or Point-MAE tokens")
-    point_weights: str = _option("default", "path of a Point-MAE checkpoint, or default for the cache")
-    max_points: int = _option(20000, "most points of a cloud, on a regular sub-grid")
-    centers: int = _option(1024, "point groups per cloud")
-    group_size: int = _option(128, "points per group")
-    grouping: bool = _option(True, "iterative point grouping; off: nearest neighbours")
-    aggregate: bool = _option(True, "similarity-weighted aggregation of image patches")
-    aggregate_points: bool = _option(False, "similarity-weighted aggregation of point groups along the surface")
-    coreset: float = _option(0.05, "share of the rows in the local bank's coreset")
-    global_bank: bool = _option(True, "search the rows of the most similar normal samples; off: the coreset of all")
-    neighbors: int = _option(30, "similar normal samples (K)")
-    window: int | None = _option(None, "search only within this many cells of the same place, for aligned parts; none: everywhere")
-    search: Literal["torch", "faiss"] = _option("torch", "library that searches the coreset; the results are the same")
-    scale: bool = _option(True, "bring patch scores of the modalities to one scale by held-out normal samples; off: raw distances")
-    local_scale: float = _option(0.5, "share of the matched rows' own held-out scores taken off the image score's distances; 0: none")
-    enhance: bool = _option(False, "cross-modal enhancement between pixels and points")
-    rescore: bool = _option(False, "judge image scores against the most similar normal samples; off: against all")
-    fusion: Literal["max", "sum", "rss"] = _option("max", "how calibrated scores of the modalities combine")
-    top: float = _option(0.005, "share of the highest patch scores whose mean is the image score; 0 is the maximum")
-    smooth: float = _option(4.0, "Gaussian smoothing of the map, in pixels of a 224 x 224 image")
-    folds: int = _option(5, "folds over normal samples for held-out scores")
-    false_alarms: float = _option(0.01, "rate of false alarms the threshold aims at")
-    memory_budget: float = _option(2.0, "GiB the banks may take; beyond it samples are thinned")
-    seed: int = _option(0, "first pick of the coreset")
-    feature_cache: str = _option("", "folder in which features are kept between runs; empty keeps none")
-    device: str = _option("cpu", "torch device of the backbone")
+    modalities: tuple[str, ...] = option((), "branches to use, rgb and / or xyz; empty uses what the data have")
+    image_size: int = option(224, "side of the square with as many pixels as the input of both branches")
+    backbone: str = option("efficientnet_lite0", "row of `mm3dad list weights`, or any timm architecture")
+    layers: tuple[int, ...] = option((), "layers of the backbone, negative from the end; empty uses the table's")
+    weights: str = option("default", "default, the path of a state dict, or random")
+    points: Literal["fpfh", "point_mae"] = option("fpfh", "group descriptor: FPFH statistics or Point-MAE tokens")
+    point_weights: str = option("default", "path of a Point-MAE checkpoint, or default for the cache")
+    max_points: int = option(20000, "most points of a cloud, on a regular sub-grid")
+    centers: int = option(1024, "point groups per cloud")
+    group_size: int = option(128, "points per group")
+    grouping: bool = option(True, "iterative point grouping; off: nearest neighbours")
+    aggregate: bool = option(True, "similarity-weighted aggregation of image patches")
+    aggregate_points: bool = option(False, "similarity-weighted aggregation of point groups along the surface")
+    coreset: float = option(0.05, "share of the rows in the local bank's coreset")
+    global_bank: bool = option(True, "search the rows of the most similar normal samples; off: the coreset of all")
+    neighbors: int = option(30, "similar normal samples (K)")
+    window: int | None = option(None, "search only within this many cells of the same place, for aligned parts; none: everywhere")
+    search: Literal["torch", "faiss"] = option("torch", "library that searches the coreset; the results are the same")
+    scale: bool = option(True, "bring patch scores of the modalities to one scale by held-out normal samples; off: raw distances")
+    local_scale: float = option(0.5, "share of the matched rows' own held-out scores taken off the image score's distances; 0: none")
+    enhance: bool = option(False, "cross-modal enhancement between pixels and points")
+    rescore: bool = option(False, "judge image scores against the most similar normal samples; off: against all")
+    fusion: Literal["max", "sum", "rss"] = option("max", "how calibrated scores of the modalities combine")
+    top: float = option(0.005, "share of the highest patch scores whose mean is the image score; 0 is the maximum")
+    smooth: float = option(4.0, "Gaussian smoothing of the map, in pixels of a 224 x 224 image")
+    folds: int = option(5, "folds over normal samples for held-out scores")
+    false_alarms: float = option(0.01, "rate of false alarms the threshold aims at")
+    memory_budget: float = option(2.0, "GiB the banks may take; beyond it samples are thinned")
+    seed: int = option(0, "first pick of the coreset")
+    feature_cache: str = option("", "folder in which features are kept between runs; empty keeps none")
+    device: str = option("cpu", "torch device of the backbone")
 
     def __post_init__(self) -> None:
-        for name in self.modalities:
-            if name not in MODALITIES:
-                raise ConfigError(f"modalities must be of rgb, xyz, got {name!r}; write modalities=rgb,xyz")
-        for name, low, high in RANGES:
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"option {name} must lie in {low} to {high}, got {getattr(self, name)}")
-        if self.window is not None and self.window < 0:
-            raise ConfigError(f"option window must be 0 or more cells, or none, got {self.window}")
+        check_modalities(self.modalities)
+        check_ranges(self, RANGES)
+        check_window(self.window)
 
 
 class Duet(Detector):
@@ -204,8 +195,8 @@ class Duet(Detector):
         matches = {name: part.hold_out(folds) for name, part in self._parts.items()}
         scores: dict[str, list[float]] = {name: [] for name in self._parts}
         for i in range(count):
-            places = {name: part.bank.places_of(i) for name, part in self._parts.items()}
-            for name, values in self._score({name: matches[name][i] for name in self._parts}, places).items():
+            patch = self._align({name: part.bank.places_of(i) for name, part in self._parts.items()})
+            for name, values in self._score({name: matches[name][i] for name in self._parts}, patch).items():
                 scores[name].append(top_fraction_score(values[None], self.config.top))
         for name, part in self._parts.items():
             part.image_scores = torch.tensor(scores[name])
@@ -222,15 +213,20 @@ class Duet(Detector):
         values[",".join(scores)] = combine(list(values.values()), self.config.fusion)
         self._thresholds = {names: threshold_for_rate(rows, self.config.false_alarms) for names, rows in values.items()}
 
-    def _score(self, matches: dict[str, Match], places: dict[str, Tensor], for_map: bool = False) -> dict[str, Tensor]:
-        """Return each modality's patch scores (P,), 0 at the ordinary, 1 at the rare."""
+    def _align(self, places: dict[str, Tensor]) -> Tensor | None:
+        """Return the image patch (G,) of each point group where enhancement asks for it."""
+        if not self.config.enhance or len(places) < 2:
+            return None
+        # The nearest patch, not the one in the same cell: backbones differ in stride, and a small budget leaves gaps.
+        return nearest_neighbors(places["xyz"].double(), places["rgb"].double(), 1)[1][:, 0]
+
+    def _score(self, matches: dict[str, Match], patch: Tensor | None, for_map: bool = False) -> dict[str, Tensor]:
+        """Return each modality's patch scores (P,), 0 at the ordinary, 1 at the rare; `patch` as `_align` gives it."""
         columns = {name: self._parts[name].judge(match, for_map) for name, match in matches.items()}
-        if self.config.enhance and len(columns) == 2:
+        if patch is not None:
             # One modality may have been matched with the coreset, the other with fewer similar samples.
             count = min(values.shape[1] for values in columns.values())
             columns = {name: values[:, :count] for name, values in columns.items()}
-            # The nearest patch, not the one in the same cell: backbones differ in stride, and a small budget leaves gaps.
-            patch = nearest_neighbors(places["xyz"].double(), places["rgb"].double(), 1)[1][:, 0]
             pair = enhance(columns["rgb"].clamp_min(0), columns["xyz"].clamp_min(0), patch, fraction=0.0)
             return {name: torch.maximum(values, columns[name].amin(1)) for name, values in zip(("rgb", "xyz"), pair, strict=True)}
         return {name: values.amin(1) for name, values in columns.items()}
@@ -251,8 +247,8 @@ class Duet(Detector):
                 "give one of these, or fit again"
             )
         matches = {name: self._parts[name].match(rows, patches.place, rows.mean(0)) for name, (rows, patches) in found.items()}
-        places = {name: patches.place for name, (_, patches) in found.items()}
-        values, heat_values = self._score(matches, places), self._score(matches, places, for_map=True)
+        patch = self._align({name: patches.place for name, (_, patches) in found.items()})
+        values, heat_values = self._score(matches, patch), self._score(matches, patch, for_map=True)
         parts: dict[str, Tensor] = {}
         for name, (rows, patches) in found.items():
             part = self._parts[name]

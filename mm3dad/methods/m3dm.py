@@ -21,8 +21,9 @@ from mm3dad.features.patchmaps import Join, join_finest
 from mm3dad.fusion.decision import fit_one_class
 from mm3dad.memory.coreset import projection_size
 from mm3dad.memory.flat import FlatBank
+from mm3dad.methods._config import MODALITIES, check_ranges, option
 from mm3dad.methods._detector import Needs, Progress
-from mm3dad.methods._retrieval import MODALITIES, Grid, RetrievalConfig, RetrievalDetector, option
+from mm3dad.methods._retrieval import Grid, RetrievalConfig, RetrievalDetector
 from mm3dad.nets.fusion_head import FeatureFusion, train_fusion
 from mm3dad.scoring.nearest import bank_statistics, reweight_score, shared_normalisation
 
@@ -43,9 +44,7 @@ class Config(RetrievalConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low, high in (("fineness", 1, 8), ("fusion_steps", 1, 10**6), ("share", 1e-3, 1.0)):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"option {name} must lie in {low} to {high}, got {getattr(self, name)}")
+        check_ranges(self, (("fineness", 1, 8), ("fusion_steps", 1, 10**6), ("share", 1e-3, 1.0)))
         if self.fusion and len(self.modalities) == 1:
             raise ConfigError(f"fusion needs both modalities, got modalities={self.modalities[0]}; leave modalities out or fusion off")
 

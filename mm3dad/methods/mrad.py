@@ -9,16 +9,17 @@ Weights: embedded Apache-2.0; the paper's CLIP ViT-L/14@336 under MIT.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mm3dad.errors import ConfigError, DataError
+from mm3dad.errors import DataError
 from mm3dad.features.clip import ClipExtractor, is_clip
 from mm3dad.features.tokens import TokenExtractor, join_layers, smooth_tokens
 from mm3dad.memory.labelled import LabelledMemory, mask_cells
+from mm3dad.methods._config import check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.scoring.calibrate import threshold_for_rate
 from mm3dad.scoring.maps import smooth_map, upsample_map
@@ -26,36 +27,30 @@ from mm3dad.scoring.zero_shot import mix_score
 from mm3dad.types import Prediction, Sample
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True)
 class Config:
     """Settings of `mrad`."""
 
-    image_size: int = _option(224, "side of the square input and of the map, in pixels; the paper's CLIP runs at 518")
-    backbone: str = _option("efficientnet_lite0", "row of `mm3dad list weights`, or any timm architecture; published: clip_vitl14_336")
-    layers: tuple[int, ...] = _option((), "layers of a timm backbone; empty uses the table's")
-    weights: str = _option("default", "default, the path of a state dict, or random")
-    temperature: float = _option(1.0, "of the softmax over the memory; lower lets the most similar rows decide")
-    share: float = _option(0.7, "weight of the image's own probability in the image score, the rest is the map's")
-    top: float = _option(0.01, "share of the highest map values that enter the image score; 0 is the maximum")
-    smooth: float = _option(4.0, "Gaussian smoothing of the map, in its pixels")
-    reference: bool = _option(False, "as published: only cells wholly inside a defect make its prototype, small defects none")
-    false_alarms: float = _option(
+    image_size: int = option(224, "side of the square input and of the map, in pixels; the paper's CLIP runs at 518")
+    backbone: str = option("efficientnet_lite0", "row of `mm3dad list weights`, or any timm architecture; published: clip_vitl14_336")
+    layers: tuple[int, ...] = option((), "layers of a timm backbone; empty uses the table's")
+    weights: str = option("default", "default, the path of a state dict, or random")
+    temperature: float = option(1.0, "of the softmax over the memory; lower lets the most similar rows decide")
+    share: float = option(0.7, "weight of the image's own probability in the image score, the rest is the map's")
+    top: float = option(0.01, "share of the highest map values that enter the image score; 0 is the maximum")
+    smooth: float = option(4.0, "Gaussian smoothing of the map, in its pixels")
+    reference: bool = option(False, "as published: only cells wholly inside a defect make its prototype, small defects none")
+    false_alarms: float = option(
         0.01, "rate of false alarms of the threshold, which normal validation samples set; without them there is none"
     )
-    seed: int = _option(0, "of random weights")
-    device: str = _option("cpu", "torch device of the backbone")
+    seed: int = option(0, "of random weights")
+    device: str = option("cpu", "torch device of the backbone")
 
     def __post_init__(self) -> None:
-        for name, low, high in (
+        check_ranges(self, (
             ("image_size", 32, 4096), ("temperature", 1e-4, 1e4), ("share", 0.0, 1.0), ("top", 0.0, 1.0), ("smooth", 0.0, 100.0),
             ("false_alarms", 1e-9, 0.999),
-        ):  # fmt: skip
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"option {name} must lie in {low} to {high}, got {getattr(self, name)}")
+        ))  # fmt: skip
 
 
 class Mrad(Detector):

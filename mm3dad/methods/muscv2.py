@@ -19,60 +19,52 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mm3dad.errors import ConfigError, DataError
+from mm3dad.errors import DataError
 from mm3dad.features.grouped import GroupBranch, aggregate_tokens
 from mm3dad.features.tokens import TokenExtractor
 from mm3dad.fusion.crossmodal import enhance_published
 from mm3dad.fusion.rescore import rescore
+from mm3dad.methods._config import MODALITIES, check_modalities, check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.scoring.maps import blur_8bit, smooth_map, top_fraction_score, upsample_map
 from mm3dad.scoring.mutual import interval_mean, mutual_distances
 from mm3dad.types import Prediction, Sample
 
-MODALITIES = ("rgb", "xyz")
 PUBLISHED_LAYERS = {"dino_vitb8": (3, 7, 11)}
 WHOLE_SET = "muscv2 is transductive: it judges each sample of a set by the others; call predict_all(samples) with 2 or more"
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of `muscv2`."""
 
-    modalities: tuple[str, ...] = _option((), "rgb and / or xyz; empty uses what the data have")
-    image_size: int = _option(224, "side of the square input in pixels")
-    backbone: str = _option("efficientnet_lite0", "row of `mm3dad list weights`, or any timm architecture; published: dino_vitb8")
-    layers: tuple[int, ...] = _option((), "layers of the backbone, compared one by one; empty uses the published or the table's")
-    weights: str = _option("default", "default, the path of a state dict, or random")
-    points: Literal["fpfh", "point_mae"] = _option("fpfh", "group descriptor: FPFH statistics or Point-MAE tokens; published: point_mae")
-    point_weights: str = _option("default", "path of a Point-MAE checkpoint, or default for the cache")
-    max_points: int = _option(20000, "most points of a cloud, on a regular sub-grid")
-    centers: int = _option(1024, "point groups per cloud")
-    group_size: int = _option(128, "points per group")
-    aggregate: bool = _option(True, "similarity-weighted aggregation of neighbours")
-    fraction: float = _option(0.3, "share of the other samples whose distances are averaged, the smallest ones, at least one")
-    enhance: bool = _option(True, "cross-modal enhancement; it needs 3 samples")
-    rescore: bool = _option(True, "average image scores over the most similar samples of the set")
-    subsets: int = _option(1, "random subsets that are scored apart, which bounds time and memory of large sets")
-    top: float = _option(0.005, "share of the highest map values whose mean is the image score; 0 is the maximum, as published")
-    smooth: float = _option(4.0, "Gaussian smoothing of the point map, in pixels of a 224 x 224 image")
-    reference: bool = _option(False, "as the published code (see docs/methods/muscv2.md)")
-    seed: int = _option(0, "of the random subsets and of random weights")
-    device: str = _option("cpu", "torch device of the backbone")
+    modalities: tuple[str, ...] = option((), "rgb and / or xyz; empty uses what the data have")
+    image_size: int = option(224, "side of the square input in pixels")
+    backbone: str = option("efficientnet_lite0", "row of `mm3dad list weights`, or any timm architecture; published: dino_vitb8")
+    layers: tuple[int, ...] = option((), "layers of the backbone, compared one by one; empty uses the published or the table's")
+    weights: str = option("default", "default, the path of a state dict, or random")
+    points: Literal["fpfh", "point_mae"] = option("fpfh", "group descriptor: FPFH statistics or Point-MAE tokens; published: point_mae")
+    point_weights: str = option("default", "path of a Point-MAE checkpoint, or default for the cache")
+    max_points: int = option(20000, "most points of a cloud, on a regular sub-grid")
+    centers: int = option(1024, "point groups per cloud")
+    group_size: int = option(128, "points per group")
+    aggregate: bool = option(True, "similarity-weighted aggregation of neighbours")
+    fraction: float = option(0.3, "share of the other samples whose distances are averaged, the smallest ones, at least one")
+    enhance: bool = option(True, "cross-modal enhancement; it needs 3 samples")
+    rescore: bool = option(True, "average image scores over the most similar samples of the set")
+    subsets: int = option(1, "random subsets that are scored apart, which bounds time and memory of large sets")
+    top: float = option(0.005, "share of the highest map values whose mean is the image score; 0 is the maximum, as published")
+    smooth: float = option(4.0, "Gaussian smoothing of the point map, in pixels of a 224 x 224 image")
+    reference: bool = option(False, "as the published code (see docs/methods/muscv2.md)")
+    seed: int = option(0, "of the random subsets and of random weights")
+    device: str = option("cpu", "torch device of the backbone")
 
     def __post_init__(self) -> None:
-        for name in self.modalities:
-            if name not in MODALITIES:
-                raise ConfigError(f"modalities must be of rgb, xyz, got {name!r}; write modalities=rgb,xyz")
-        for name, low, high in (
+        check_modalities(self.modalities)
+        check_ranges(self, (
             ("image_size", 32, 4096), ("max_points", 128, 10**7), ("centers", 1, 10**6), ("group_size", 4, 10**5),
             ("fraction", 0.0, 1.0), ("top", 0.0, 1.0), ("subsets", 1, 10**6), ("smooth", 0.0, 100.0), ("seed", 0, 2**62),
-        ):  # fmt: skip
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"option {name} must lie in {low} to {high}, got {getattr(self, name)}")
+        ))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from mm3dad.errors import ConfigError
 from mm3dad.features.patchmaps import Join, embed_layers
 from mm3dad.memory.coreset import project_rows, sampled_anchor, select_from_anchor
 from mm3dad.memory.flat import FlatBank
+from mm3dad.methods._config import MODALITIES, option
 from mm3dad.methods._detector import Needs, Progress
-from mm3dad.methods._retrieval import MODALITIES, Grid, RetrievalConfig, RetrievalDetector, option
+from mm3dad.methods._retrieval import Grid, RetrievalConfig, RetrievalDetector
 from mm3dad.scoring.maps import pixel_map
 from mm3dad.scoring.nearest import reweight_score
 from mm3dad.types import Sample

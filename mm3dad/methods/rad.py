@@ -8,57 +8,50 @@ bank of which only retrieved images are read. Weights: embedded Apache-2.0; the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mm3dad.errors import ConfigError, DataError, ModelError
+from mm3dad.errors import DataError, ModelError
 from mm3dad.features.tokens import TokenExtractor, Tokens
 from mm3dad.fusion.layers import fuse_layers
 from mm3dad.memory.layered import LayeredBank
+from mm3dad.methods._config import check_ranges, check_window, option
 from mm3dad.methods._detector import Detector, Needs, Progress
-from mm3dad.scoring.calibrate import threshold_for_rate
+from mm3dad.scoring.calibrate import held_out_numbers, threshold_for_rate
 from mm3dad.scoring.maps import blur_5x5, top_fraction_score, upsample_map
 from mm3dad.scoring.windowed import windowed_scores
 from mm3dad.types import Prediction, Sample
 
 PUBLISHED_CROP = 448 / 512
-HELD_OUT = 200  # images whose held-out scores set the threshold; more would only cost time
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of `rad`."""
 
-    image_size: int = _option(224, "side of the square input in pixels; the paper's DINOv3 runs at 448")
-    backbone: str = _option("efficientnet_lite0", "row of `mm3dad list weights`, or any timm architecture; published: dinov3_vitb16")
-    layers: tuple[int, ...] = _option((), "layers of the backbone, the last one retrieves; empty uses the table's; published: 3,6,9,11")
-    weights: str = _option("default", "default, the path of a state dict, or random")
-    neighbors: int = _option(150, "similar normal images whose patches are searched")
-    window: int | None = _option(1, "search within this many cells of the same place, for aligned parts; none: everywhere")
-    layer_weights: tuple[float, ...] = _option((), "weight of each layer, brought to sum 1; empty: equal")
-    map_size: int = _option(256, "side of the map from which the image score is taken")
-    top: float = _option(0.01, "share of the highest map values whose mean is the image score; 0 is the maximum")
-    reference: bool = _option(False, "as published: centre crop to 7/8 of the image, map smoothed with zeros beyond its border")
-    false_alarms: float = _option(0.01, "rate of false alarms the threshold aims at")
-    bank_folder: str = _option("", "folder for the memory-mapped bank while fitting; empty fits in memory")
-    seed: int = _option(0, "of random weights")
-    device: str = _option("cpu", "torch device of the backbone")
+    image_size: int = option(224, "side of the square input in pixels; the paper's DINOv3 runs at 448")
+    backbone: str = option("efficientnet_lite0", "row of `mm3dad list weights`, or any timm architecture; published: dinov3_vitb16")
+    layers: tuple[int, ...] = option((), "layers of the backbone, the last one retrieves; empty uses the table's; published: 3,6,9,11")
+    weights: str = option("default", "default, the path of a state dict, or random")
+    neighbors: int = option(150, "similar normal images whose patches are searched")
+    window: int | None = option(1, "search within this many cells of the same place, for aligned parts; none: everywhere")
+    layer_weights: tuple[float, ...] = option((), "weight of each layer, brought to sum 1; empty: equal")
+    map_size: int = option(256, "side of the map from which the image score is taken")
+    top: float = option(0.01, "share of the highest map values whose mean is the image score; 0 is the maximum")
+    reference: bool = option(False, "as published: centre crop to 7/8 of the image, map smoothed with zeros beyond its border")
+    false_alarms: float = option(0.01, "rate of false alarms the threshold aims at")
+    bank_folder: str = option("", "folder for the memory-mapped bank while fitting; empty fits in memory")
+    seed: int = option(0, "of random weights")
+    device: str = option("cpu", "torch device of the backbone")
 
     def __post_init__(self) -> None:
-        for name, low, high in (
+        check_ranges(self, (
             ("image_size", 32, 4096), ("neighbors", 1, 10**6), ("map_size", 8, 4096), ("top", 0.0, 1.0), ("false_alarms", 1e-9, 0.999),
-        ):  # fmt: skip
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"option {name} must lie in {low} to {high}, got {getattr(self, name)}")
-        if self.window is not None and self.window < 0:
-            raise ConfigError(f"option window must be 0 or more cells, or none, got {self.window}")
+        ))  # fmt: skip
+        check_window(self.window)
 
 
 class Rad(Detector):
@@ -111,7 +104,7 @@ class Rad(Detector):
                 report("validation", number, len(validation))
                 scores.append(self._score(self.extractor.describe([validation[number]])[0])[0])
         elif bank.size > 1:
-            held = torch.linspace(0, bank.size - 1, min(bank.size, HELD_OUT)).round().long().unique().tolist()
+            held = held_out_numbers(bank.size)
             for done, i in enumerate(held):
                 report("held-out scores", done, len(held))
                 tokens = Tokens(bank.descriptors[i], [layer[i].float() for layer in bank.layers], self._grid)

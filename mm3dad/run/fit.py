@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,13 +18,13 @@ from mm3dad.run._arguments import list_versions, make_detector, require_writable
 from mm3dad.run._splits import choose_categories, open_splits
 from mm3dad.run.auxiliary import check_use, describe_auxiliary, is_auxiliary, open_auxiliary, uses_normals
 from mm3dad.run.progress import track_stages
-from mm3dad.types import Sample
+from mm3dad.types import Sample, SampleSequence
 
 if TYPE_CHECKING:
     from mm3dad.methods import Detector
 
 
-class Selection(Sequence[Sample]):
+class Selection(SampleSequence):
     """Chosen records of one or several datasets as one sequence, read on access.
 
     With several datasets the category goes before the id, so that ids stay unique.
@@ -42,14 +42,8 @@ class Selection(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._items)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        dataset, record = self._items[index]
+    def _read_at(self, position: int) -> Sample:
+        dataset, record = self._items[position]
         sample = dataset.read(record)
         if self._prefix:
             sample.meta = dataclasses.replace(sample.meta, id=f"{record.category}/{record.id}")

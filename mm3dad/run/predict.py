@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import interpolate
@@ -19,7 +19,7 @@ from mm3dad.errors import DataError, Mm3dadError, ShapeError
 from mm3dad.methods import Detector, load_detector
 from mm3dad.run._arguments import require_writable, require_writable_file
 from mm3dad.run.progress import track
-from mm3dad.types import Prediction, Sample
+from mm3dad.types import Prediction, Sample, SampleSequence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,8 +79,8 @@ def predict_each(detector: Detector, readers: Sequence[Reader]) -> Iterator[Outc
             yield Outcome(error=item)
 
 
-class _OnAccess(Sequence[Sample]):
-    """Samples that are read each time they are asked for, so that a set needs no room."""
+class _OnAccess(SampleSequence):
+    """The samples that these readers read."""
 
     def __init__(self, readers: Sequence[Reader]) -> None:
         self._readers = list(readers)
@@ -88,14 +88,8 @@ class _OnAccess(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._readers)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [reader() for reader in self._readers[index]]
-        return self._readers[index]()
+    def _read_at(self, position: int) -> Sample:
+        return self._readers[position]()
 
 
 def predict_set(detector: Detector, readers: Sequence[Reader]) -> Iterator[Outcome]:

@@ -63,12 +63,7 @@ def reweight_score(
     """
     if neighbors < 1 or not divisor > 0 or not epsilon >= 0:
         raise ConfigError(f"neighbors >= 1, divisor > 0 and epsilon >= 0 are needed, got {neighbors}, {divisor}, {epsilon}")
-    check_values("distance", distance, "(P,)")
-    if len(patches) != len(distance) or index.shape != distance.shape or patches.shape[1:] != bank.shape[1:]:
-        raise ShapeError(
-            "patches (P, C), distance (P,), index (P,) and bank (M, C) must fit together, got "
-            f"{tuple(patches.shape)}, {tuple(distance.shape)}, {tuple(index.shape)} and {tuple(bank.shape)}"
-        )
+    _check_matched(patches, "distance", distance, index, bank)
     worst = int(distance.argmax())
     score = float(distance[worst]) / divisor
     near = nearest_neighbors(bank[index[worst]][None], bank, min(neighbors, len(bank)))[1][0, 1:]
@@ -92,8 +87,8 @@ def support_score(patches: Tensor, scores: Tensor, index: Tensor, bank: Tensor, 
         patches: (P, C) floating; CIF takes the features before message passing.
         scores: (P,) >= 0, the patch scores.
         index: (P,) int64, each patch's nearest bank row.
-        bank: (A, C) floating.
-        neighbors: support rows, clamped to A.
+        bank: (M, C) floating.
+        neighbors: support rows, clamped to M.
 
     Raises:
         ShapeError: shapes do not fit together.
@@ -102,18 +97,22 @@ def support_score(patches: Tensor, scores: Tensor, index: Tensor, bank: Tensor, 
     """
     if neighbors < 1:
         raise ConfigError(f"neighbors must be at least 1, got {neighbors}; 9 is published")
-    check_values("scores", scores, "(P,)")
-    if len(patches) != len(scores) or index.shape != scores.shape or patches.shape[1:] != bank.shape[1:]:
-        raise ShapeError(
-            "patches (P, C), scores (P,), index (P,) and bank (A, C) must fit together, got "
-            f"{tuple(patches.shape)}, {tuple(scores.shape)}, {tuple(index.shape)} and {tuple(bank.shape)}"
-        )
+    _check_matched(patches, "scores", scores, index, bank)
     worst = int(scores.argmax())
     support = nearest_neighbors(bank[index[worst]][None], bank, min(neighbors, len(bank)))[1][0]
     if len(support) == 1:
         return float(scores[worst])
     distances = (patches[worst].double() - bank[support].double()).norm(dim=1)
     return float((1 - distances.softmax(0)[0]) * scores[worst])
+
+
+def _check_matched(patches: Tensor, name: str, values: Tensor, index: Tensor, bank: Tensor) -> None:
+    check_values(name, values, "(P,)")
+    if len(patches) != len(values) or index.shape != values.shape or patches.shape[1:] != bank.shape[1:]:
+        raise ShapeError(
+            f"patches (P, C), {name} (P,), index (P,) and bank (M, C) must fit together, got "
+            f"{tuple(patches.shape)}, {tuple(values.shape)}, {tuple(index.shape)} and {tuple(bank.shape)}"
+        )
 
 
 def shared_normalisation(bank_xyz: Tensor, bank_rgb: Tensor) -> tuple[float, float, float, float]:
