@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mm3dad.errors import ShapeError
 from mm3dad.ops._check import check_integer, check_rows, check_same_device
+from mm3dad.ops._native import native_kernels
 
 QUERY_BLOCK, POINT_BLOCK = 1024, 8192
 # Rows kept beyond k by the fast product, so that its rounding can be told from a true order.
@@ -19,7 +20,7 @@ SPARE = 16
 def nearest_neighbors(queries: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Find the `k` nearest points of each query: exact, nearest first, equal distances by lowest index.
 
-    Up to three columns on the CPU a k-d tree answers; else blocks of a matrix product propose candidates whose distances are then
+    Up to three columns on the CPU the native kernel or a k-d tree answers; else blocks of a matrix product propose candidates whose distances are then
     taken directly, because |a|^2 + |b|^2 - 2ab loses all digits of a small distance between large coordinates. A row whose candidates
     cannot be told apart that way is searched again in float64. No queries x points matrix is ever held.
 
@@ -47,7 +48,14 @@ def nearest_neighbors(queries: Tensor, points: Tensor, k: int) -> tuple[Tensor, 
         return queries.new_zeros((0, k)), torch.zeros((0, k), dtype=torch.int64, device=queries.device)
     if points.shape[1] <= 3:
         queries_, points_ = queries.detach().double(), points.detach().double()
-        distances, indices = _search_tree(queries_, points_, k) if points.device.type == "cpu" else _search_blocks(queries_, points_, k)
+        if points.device.type != "cpu":
+            distances, indices = _search_blocks(queries_, points_, k)
+        elif (kernels := native_kernels("cpu")) is not None:
+            fill = (0, 3 - points.shape[1])
+            place, cloud = (torch.nn.functional.pad(rows, fill).contiguous() for rows in (queries_, points_))
+            distances, indices = kernels.nearest_neighbors(place, cloud, k, torch.get_num_threads())
+        else:
+            distances, indices = _search_tree(queries_, points_, k)
     else:
         wide = torch.float64 if torch.float64 in (queries.dtype, points.dtype) else torch.float32
         distances, indices = _search_blocks(queries.detach().to(wide), points.detach().to(wide), k)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mm3dad.errors import ConfigError, ShapeError
 from mm3dad.ops import nearest_neighbors, neighbors
+from tests.ops.clouds import KINDS, make_cloud
 
 
 def neighbors_reference(queries, points, k):
@@ -30,6 +31,31 @@ def test_equals_brute_force(seed, width, number, lattice):
     expected, order = neighbors_reference(queries, points, k)
     np.testing.assert_allclose(distance, expected, rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(index, order)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("number", "k"), [(1, 1), (5, 5), (17, 3), (700, 1), (700, 40), (700, 200), (1500, 1500)])
+def test_clouds_on_which_a_search_can_go_wrong(kind, number, k):
+    cloud, others = make_cloud(kind, number), make_cloud(kind, 60, seed=1)
+    queries = torch.cat([cloud[: 300 if k < 500 else 20], others, cloud[:1] * 3 - 5])
+    distance, index = nearest_neighbors(queries, cloud, k)
+    expected, order = neighbors_reference(queries, cloud, k)
+    np.testing.assert_array_equal(index, order)
+    np.testing.assert_allclose(distance, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["surface", "lattice", "outlier"])
+def test_threads_change_no_bit(kind):
+    cloud, threads = make_cloud(kind, 1500), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = nearest_neighbors(cloud, cloud, 50)
+        torch.set_num_threads(2)
+        together = nearest_neighbors(cloud, cloud, 50)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(alone[0], together[0])
+    assert torch.equal(alone[1], together[1])
 
 
 @pytest.mark.parametrize("width", [3, 16])
