@@ -10,6 +10,7 @@ from torch import Tensor
 from mm3dad.errors import ShapeError
 from mm3dad.ops._blocks import map_blocks
 from mm3dad.ops._check import check_integer, check_rows, check_same_device
+from mm3dad.ops._native import native_kernels
 from mm3dad.ops.neighbors import nearest_neighbors
 from mm3dad.ops.normals import fit_normals
 
@@ -42,19 +43,29 @@ def fpfh(points: Tensor, normals: Tensor | None = None, normal_neighbors: int = 
     check_rows("points", points, width=3)
     normal_neighbors = check_integer("normal_neighbors", normal_neighbors, 3)
     neighbors = check_integer("neighbors", neighbors, 2)
-    place = points.detach().double()
-    wanted = neighbors if normals is not None else max(neighbors, normal_neighbors)
-    distances, table = nearest_neighbors(place, place, min(wanted, len(points)))
-    if normals is None:
-        direction = fit_normals(place, table[:, :normal_neighbors])
-    else:
+    if normals is not None:
         check_rows("normals", normals, width=3)
         check_same_device(points=points, normals=normals)
         if len(normals) != len(points):
             raise ShapeError(f"normals must have one row per point, got {len(normals)} rows for {len(points)} points")
-        direction = normals.detach().double()
     if len(points) == 1:
         return points.new_zeros((1, 3 * BINS))
+    kernels = native_kernels(points.device.type)
+    if kernels is None:
+        return fpfh_reference(points, normals, normal_neighbors, neighbors)
+    place = points.detach().double().contiguous()
+    direction = place[:0] if normals is None else normals.detach().double().contiguous()
+    most, wide = len(points), points.dtype == torch.float64
+    values = kernels.fpfh(place, direction, min(normal_neighbors, most), min(neighbors, most), wide, torch.get_num_threads())
+    return values.to(points.dtype)
+
+
+def fpfh_reference(points: Tensor, normals: Tensor | None, normal_neighbors: int, neighbors: int) -> Tensor:
+    """Do the same in torch."""
+    place = points.detach().double()
+    wanted = neighbors if normals is not None else max(neighbors, normal_neighbors)
+    distances, table = nearest_neighbors(place, place, min(wanted, len(points)))
+    direction = fit_normals(place, table[:, :normal_neighbors]) if normals is None else normals.detach().double()
     # The first neighbour is the point itself.
     distances, table = distances[:, 1:neighbors], table[:, 1:neighbors]
     columns = torch.cat([place, direction], dim=1).T.contiguous()

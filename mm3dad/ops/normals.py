@@ -10,6 +10,7 @@ from torch import Tensor
 from mm3dad.errors import ShapeError
 from mm3dad.ops._blocks import map_blocks
 from mm3dad.ops._check import check_integer, check_rows
+from mm3dad.ops._native import native_kernels
 from mm3dad.ops.neighbors import nearest_neighbors
 
 # 512 x 30 x 3 float64 offsets take 0.4 MB.
@@ -44,6 +45,15 @@ def estimate_normals(points: Tensor, neighbors: int = 30, viewpoint: Sequence[fl
 
 def fit_normals(points: Tensor, table: Tensor, viewpoint: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
     """Do the same from a ready table of neighbours (N, K) and float64 points."""
+    kernels = native_kernels(points.device.type)
+    if kernels is None:
+        return fit_normals_reference(points, table, viewpoint)
+    view = points.new_tensor(list(viewpoint))
+    return kernels.fit_normals(points.contiguous(), table.contiguous(), view, torch.get_num_threads())
+
+
+def fit_normals_reference(points: Tensor, table: Tensor, viewpoint: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
+    """Do the same in torch."""
     normals = map_blocks(lambda near: _smallest_axis(points, near), POINT_BLOCK, table)
     view = points.new_tensor(list(viewpoint)) - points
     facing = (normals * view).sum(dim=1)
