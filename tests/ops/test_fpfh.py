@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from mm3dad.errors import ConfigError, ShapeError
 from mm3dad.ops import estimate_normals, fpfh, nearest_neighbors
+from mm3dad.ops.fpfh import fpfh_reference as fpfh_in_torch
+from tests.ops.clouds import KINDS, make_cloud
 
 
 def surface(number=150, seed=0):
@@ -116,6 +118,38 @@ def test_edges():
     assert fpfh(surface() + 1e4).isfinite().all()
     assert fpfh(surface(2)).shape == (2, 33)
     assert fpfh(surface(), normal_neighbors=50, neighbors=10).shape == (150, 33)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("number", "neighbors"), [(2, 5), (17, 20), (400, 3), (400, 100)])
+def test_equals_the_torch_code_on_odd_clouds(kind, number, neighbors):
+    points = make_cloud(kind, number)
+    normals = torch.nn.functional.normalize(make_cloud("random", number, seed=1) - 0.5, dim=1)
+    for dtype, close in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
+        cloud = points.to(dtype)
+        expected = fpfh_in_torch(cloud, normals.to(dtype), 30, neighbors)
+        torch.testing.assert_close(fpfh(cloud, normals.to(dtype), neighbors=neighbors), expected, rtol=0, atol=close)
+
+
+@pytest.mark.parametrize("kind", ["surface", "lattice"])
+def test_threads_change_no_bit(kind):
+    cloud, threads = make_cloud(kind, 1500), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = fpfh(cloud), estimate_normals(cloud)
+        torch.set_num_threads(2)
+        together = fpfh(cloud), estimate_normals(cloud)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(alone[0], together[0])
+    assert torch.equal(alone[1], together[1])
+
+
+def test_own_normals_are_the_estimated_ones():
+    # Up to the rounding that moves an angle across the edge of a bin.
+    points = make_cloud("surface", 1500) + torch.tensor([0, 0, 0.5])
+    found, expected = fpfh(points), fpfh_in_torch(points, None, 30, 100)
+    assert float((found - expected).abs().amax(dim=1).gt(1e-6).double().mean()) < 0.01
 
 
 @pytest.mark.gpu

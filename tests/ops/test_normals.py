@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from mm3dad.errors import ConfigError, ShapeError
 from mm3dad.ops import estimate_normals, nearest_neighbors
+from mm3dad.ops.normals import fit_normals, fit_normals_reference
+from tests.ops.clouds import make_cloud
 
 
 def cloud(number=120, seed=0):
@@ -29,6 +31,13 @@ def normals_reference(points, neighbors):
 def test_equals_a_plane_fit(seed):
     points = cloud(seed=seed)
     np.testing.assert_allclose(estimate_normals(points, 12), normals_reference(points, 12), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["random", "surface", "offset", "tiny numbers"])
+def test_equals_the_torch_code(kind):
+    points = make_cloud(kind, 400)
+    table = nearest_neighbors(points, points, 30)[1]
+    torch.testing.assert_close(fit_normals(points, table, (1.0, 2, 3)), fit_normals_reference(points, table, (1.0, 2, 3)), rtol=0, atol=1e-6)
 
 
 def test_sphere_seen_from_outside():
