@@ -10,6 +10,7 @@ from torch import Tensor
 from mm3dad.errors import ShapeError
 from mm3dad.ops._blocks import map_blocks
 from mm3dad.ops._check import check_integer, check_rows, check_same_device
+from mm3dad.ops._native import native_kernels
 from mm3dad.ops.neighbors import nearest_neighbors
 
 # Curved centres grown together: their pair distances (80 x 256 float64 each by default) stay in cache.
@@ -32,7 +33,7 @@ def iterative_group(
     A ball around a rim or a hole jumps across the gap to another surface. So a centre whose curvature reaches the threshold starts with
     its `step` nearest points and then repeatedly takes the `min(step, missing)` smallest links from the group to the rest of its
     `pool` nearest points. As published, links are counted, not points: a point with several short links is taken several times, which
-    changes no maximum over the group. Flat centres get their `size` nearest points.
+    changes no maximum over the group. Of equal links any may come first. Flat centres get their `size` nearest points.
     Source: MuSc-V2 (arXiv 2511.10047), iterative point grouping.
 
     Args:
@@ -57,8 +58,16 @@ def iterative_group(
     size = check_integer("size", size, 4, len(points), "the cloud has too few points; lower size")
     step = check_integer("step", step, 1, size)
     pool = min(check_integer("pool", pool, size), len(points))
-    points = points.detach().double()
+    points = points.detach().double().contiguous()
     _, near = nearest_neighbors(points[center_index], points, pool)
+    kernels = native_kernels(points.device.type)
+    if kernels is None:
+        return iterative_group_reference(points, near, size, step, curvature_threshold)
+    return Groups(*kernels.iterative_group(points, near, size, step, curvature_threshold, torch.get_num_threads()))
+
+
+def iterative_group_reference(points: Tensor, near: Tensor, size: int, step: int, curvature_threshold: float) -> Groups:
+    """Do the same in torch, from float64 points and the (G, pool) nearest of each centre."""
     curvature = map_blocks(lambda neighbors: _curvature(points, neighbors), 4 * CENTER_BLOCK, near[:, 1:size])
     index = near[:, :size].clone()
     curved = (curvature >= curvature_threshold).nonzero()[:, 0]

@@ -20,9 +20,9 @@ SPARE = 16
 def nearest_neighbors(queries: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Find the `k` nearest points of each query: exact, nearest first, equal distances by lowest index.
 
-    Up to three columns on the CPU the native kernel or a k-d tree answers; else blocks of a matrix product propose candidates whose distances are then
-    taken directly, because |a|^2 + |b|^2 - 2ab loses all digits of a small distance between large coordinates. A row whose candidates
-    cannot be told apart that way is searched again in float64. No queries x points matrix is ever held.
+    Up to three columns on the CPU the native kernel or a k-d tree answers; else blocks of a matrix product propose candidates whose
+    distances are then taken directly, because |a|^2 + |b|^2 - 2ab loses all digits of a small distance between large coordinates. A row
+    whose candidates cannot be told apart that way is searched again in float64. No queries x points matrix is ever held.
 
     Args:
         queries: (Q, D) floating, finite.

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from mm3dad.errors import ConfigError, ShapeError
 from mm3dad.ops import iterative_group, nearest_neighbors
+from mm3dad.ops.group import iterative_group_reference
+from tests.ops.clouds import make_cloud
 
 SMALL = {"size": 16, "step": 6, "pool": 32}
 
@@ -89,6 +91,49 @@ def test_edges():
     assert same.index.shape == (2, 16)
     line = torch.arange(40.0)[:, None] * torch.tensor([[1.0, 1, 0]])
     assert float(iterative_group(line, torch.tensor([20]), **SMALL).curvature) < 1e-12
+
+
+@pytest.mark.parametrize("options", [SMALL, {"size": 30, "step": 4, "pool": 31}, {"size": 40, "step": 40, "pool": 64}, {}])
+@pytest.mark.parametrize("kind", ["random", "surface", "outlier", "tiny numbers"])
+def test_equals_the_torch_code(kind, options):
+    # Duplicates and rounded points are left out: of equal links any may come first.
+    points, centers = make_cloud(kind, 300), torch.arange(0, 300, 6)
+    full = {"size": 128, "step": 80, "pool": 256} | options
+    _, near = nearest_neighbors(points[centers], points, full["pool"])
+    expected = iterative_group_reference(points, near, full["size"], full["step"], 0.02)
+    found = iterative_group(points, centers, curvature_threshold=0.02, **options)
+    assert torch.equal(found.index, expected.index)
+    torch.testing.assert_close(found.curvature, expected.curvature, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["duplicates", "lattice", "offset"])
+def test_equal_links_give_a_group_that_the_description_allows(kind):
+    points = make_cloud(kind, 60)
+    for center, found in enumerate(iterative_group(points, torch.arange(60), curvature_threshold=0.0, **SMALL).index):
+        assert torch.equal(found[:6], nearest_neighbors(points[center : center + 1], points, 6)[1][0])
+        pool = nearest_neighbors(points[center : center + 1], points, 32)[1][0]
+        group, size = found.tolist(), 6
+        while size < 16:
+            count = min(6, 16 - size)
+            rest = pool[~torch.isin(pool, found[:size])]
+            links = torch.cdist(points[found[:size]], points[rest], compute_mode="donot_use_mm_for_euclid_dist")
+            nearest = dict(zip(rest.tolist(), links.amin(dim=0).tolist(), strict=True))
+            limit = float(links.flatten().sort().values[count - 1])
+            assert all(nearest[end] <= limit for end in group[size : size + count])
+            size += count
+
+
+def test_threads_change_no_bit():
+    points, centers, threads = make_cloud("surface", 600), torch.arange(0, 600, 7), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = iterative_group(points, centers, curvature_threshold=0.0)
+        torch.set_num_threads(2)
+        together = iterative_group(points, centers, curvature_threshold=0.0)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(alone.index, together.index)
+    assert torch.equal(alone.curvature, together.curvature)
 
 
 @pytest.mark.gpu

@@ -37,7 +37,8 @@ def test_equals_a_plane_fit(seed):
 def test_equals_the_torch_code(kind):
     points = make_cloud(kind, 400)
     table = nearest_neighbors(points, points, 30)[1]
-    torch.testing.assert_close(fit_normals(points, table, (1.0, 2, 3)), fit_normals_reference(points, table, (1.0, 2, 3)), rtol=0, atol=1e-6)
+    expected = fit_normals_reference(points, table, (1.0, 2, 3))
+    torch.testing.assert_close(fit_normals(points, table, (1.0, 2, 3)), expected, rtol=0, atol=1e-6)
 
 
 def test_sphere_seen_from_outside():
