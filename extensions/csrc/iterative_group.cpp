@@ -110,7 +110,8 @@ inline __attribute__((always_inline)) void grow(const double* points, const int6
       room.chosen_z[chosen++] = room.z[j];
     }
     collect_links(room, members, chosen, pool, limit);
-    std::partial_sort(room.links.begin(), room.links.begin() + missing, room.links.end());
+    std::nth_element(room.links.begin(), room.links.begin() + missing - 1, room.links.end());
+    std::sort(room.links.begin(), room.links.begin() + missing);
     for (int64_t m = 0; m < missing; ++m) room.member[members + m] = room.links[m].end;
     members += missing;
   }
