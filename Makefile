@@ -1,16 +1,18 @@
 # Everything starts here: `make demo` and `make test` set up what they need.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint bench clean
 
 BIN := .venv/bin
 STAMP := .venv/.set-up
 OUT ?= demo
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 help:
 	@echo 'make demo    make synthetic parts, find their defects, write a report to $(OUT)/ (OUT=folder for another place)'
 	@echo 'make test    check the code and run the tests (PYTEST_ARGS="-k bank" for some of them)'
 	@echo 'make lint    check the code only'
+	@echo 'make bench   measure speed beside public peers, write docs/benchmarks.md (BENCH_ARGS="--rows aupro" for some rows)'
 	@echo 'make setup   create .venv with all libraries and the mm3dad command; demo and test do it themselves'
 	@echo 'make clean   remove $(OUT)/ and caches; .venv stays'
 
@@ -33,6 +35,11 @@ lint: $(STAMP)
 # --dist loadscope keeps a file's fixtures in one worker, so that a fitted model is fitted once.
 test: lint
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
+
+# The peers are no dependencies: they come here, and only here.
+bench: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]' --no-build-isolation
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:
 	@rm -rf $(OUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

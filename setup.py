@@ -35,6 +35,7 @@ EXTRAS = {
     "view": ["viser>=1.0"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
+    "bench": ["anomalib>=2.7", "fpsample>=1.0"],  # what benchmarks/ measures against
     "dev": [
         "hypothesis>=6.100",
         "import-linter>=2.16",

@@ -1,0 +1,1 @@
+"""What this package costs, beside what its peers cost: `python -m benchmarks`, or one script per question."""
