@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mm3dad.errors import DataError
-from mm3dad.ops import farthest_point_sample, fpfh, iterative_group, nearest_neighbors, three_interpolate
+from mm3dad.ops import farthest_point_sample, fpfh, iterative_group, nearest_neighbors, row_statistics, three_interpolate
 
 if TYPE_CHECKING:
     from mm3dad.nets.point_transformer import PointTransformer
@@ -107,8 +107,7 @@ def describe_groups(groups: PointGroups, neighbors: int = 100) -> Tensor:
     Source: Rusu et al., ICRA 2009 (FPFH); the statistics are ours.
     """
     histograms = fpfh(groups.points, neighbors=neighbors).clamp_min(0).div_(200).sqrt_()
-    members = histograms[groups.index]
-    return torch.cat([members.mean(1), members.std(1)], dim=1)
+    return row_statistics(histograms, groups.index)
 
 
 def measure_relief(centers: Tensor, ranges: Sequence[int] = (64, 256)) -> Tensor:

@@ -9,6 +9,7 @@ from mm3dad.ops.group import Groups, iterative_group
 from mm3dad.ops.interpolate import three_interpolate
 from mm3dad.ops.neighbors import nearest_neighbors
 from mm3dad.ops.normals import estimate_normals
+from mm3dad.ops.statistics import row_statistics
 
 __all__ = [
     "Groups",
@@ -18,5 +19,6 @@ __all__ = [
     "fpfh",
     "iterative_group",
     "nearest_neighbors",
+    "row_statistics",
     "three_interpolate",
 ]
