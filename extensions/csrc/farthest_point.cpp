@@ -93,7 +93,8 @@ Tensor farthest_point_sample(const Tensor& points, int64_t count, int64_t start,
   Tensor chosen = torch::stable::new_empty(points, {batch, count}, ScalarType::Long);
   const double* from = points.const_data_ptr<double>();
   int64_t* to = chosen.mutable_data_ptr<int64_t>();
-#pragma omp parallel for num_threads(threads)
+  // One cloud, one thread: a team that waits for nothing costs milliseconds on a busy machine.
+#pragma omp parallel for num_threads(std::min(threads, batch)) if (batch > 1)
   for (int64_t b = 0; b < batch; ++b) farthest_point::sample(from + b * total * 3, total, count, start, to + b * count);
   return chosen;
 }
