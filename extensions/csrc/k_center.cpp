@@ -26,20 +26,23 @@ constexpr int64_t kSampled = 1024;   // rows that tell whether skipping pays
 constexpr int64_t kFirstCheck = 8;   // picks before the first such look; the next ones follow at half as many again
 constexpr double kWorthwhile = 0.5;  // share of skipped rows from which the lazy form is taken
 constexpr size_t kParallel = 16384;  // members from which a step is shared among threads: below, waiting for them costs more
-constexpr int kLanes = 16;           // rows compared side by side
+constexpr int kLanes = 16;           // float32 numbers worked on side by side
 constexpr int kStage = 8;            // coordinates between two looks at whether any of them is still open
 constexpr int kSums = 8;             // partial sums of a float64 distance: their order is fixed, so that every processor rounds alike
 
 #define MM3DAD_INLINE inline __attribute__((always_inline))
 
+// Sums in lanes that are folded in halves: a compiler's own reduction adds them one after the other, which costs more than the rest.
 MM3DAD_INLINE float squared_single(const float* a, const float* b, int64_t width) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < width; ++i) {
-    const float d = a[i] - b[i];
-    sum += d * d;
-  }
-  return sum;
+  float sums[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes)
+#pragma omp simd simdlen(kLanes)
+    for (int k = 0; k < kLanes; ++k) sums[k] += (a[i + k] - b[i + k]) * (a[i + k] - b[i + k]);
+  for (int k = 0; i < width; ++i, ++k) sums[k] += (a[i] - b[i]) * (a[i] - b[i]);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
+  return sums[0];
 }
 
 MM3DAD_INLINE double squared_double(const float* a, const float* b, int64_t width) {
@@ -87,15 +90,6 @@ struct Rows {
     if (rules_out(squared_single(row(i), center, width), limit)) return kInfinity;
     return squared_double(row(i), center, width);
   }
-
-  // The same, with a look after three quarters of the coordinates: in noise, where nothing else helps, that much settles most rows.
-  MM3DAD_INLINE double below_in_two(int64_t i, const float* center, double limit) const {
-    const int64_t part = width / 4 * 3;
-    const float quick = squared_single(row(i), center, part);
-    if (rules_out(quick, limit)) return kInfinity;
-    if (rules_out(quick + squared_single(row(i) + part, center + part, width - part), limit)) return kInfinity;
-    return squared_double(row(i), center, width);
-  }
 };
 
 // Lowest row among those of the largest distance.
@@ -111,11 +105,11 @@ struct Best {
 };
 
 MM3DAD_CLONES Best plain_block(const Rows& rows, int64_t first, int64_t last, int64_t center, double* distance, int32_t* owner,
-                               int32_t label, bool in_two) {
+                               int32_t label) {
   Best best;
   const float* z = rows.row(center);
   for (int64_t i = first; i < last; ++i) {
-    const double d = in_two ? rows.below_in_two(i, z, distance[i]) : rows.below(i, z, distance[i]);
+    const double d = rows.below(i, z, distance[i]);
     if (d < distance[i]) {
       distance[i] = d;
       owner[i] = label;
@@ -130,11 +124,11 @@ MM3DAD_CLONES Best plain_block(const Rows& rows, int64_t first, int64_t last, in
 }
 
 // One step of the plain algorithm: bring all distances up to date with `center`, return the next pick.
-int64_t plain_step(const Rows& rows, int64_t center, double* distance, int32_t* owner, int32_t label, bool in_two, int threads) {
+int64_t plain_step(const Rows& rows, int64_t center, double* distance, int32_t* owner, int32_t label, int threads) {
   Best best;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int t = 0; t < threads; ++t) {
-    const Best mine = plain_block(rows, rows.count * t / threads, rows.count * (t + 1) / threads, center, distance, owner, label, in_two);
+    const Best mine = plain_block(rows, rows.count * t / threads, rows.count * (t + 1) / threads, center, distance, owner, label);
 #pragma omp critical
     best.offer(mine.squared, mine.index);
   }
@@ -279,6 +273,17 @@ struct Cluster {
 
   const Member& farthest() const { return members[first]; }
 
+  // Fetch what a scan reads first: its blocks lie all over the memory, and waiting for them is what most of the time would go to.
+  void prefetch(bool inside) const {
+#if defined(__GNUC__)
+    if (!inside) return __builtin_prefetch(this), __builtin_prefetch(reinterpret_cast<const char*>(this) + 64);
+    const float* block = heads.data.data() + first / kLanes * Blocks::kBlock;
+    for (int i = 0; i < 2 * kStage; ++i) __builtin_prefetch(block + i * kLanes);
+    __builtin_prefetch(block + kHead * kLanes);
+    __builtin_prefetch(members.data() + first / kLanes * kLanes);
+#endif
+  }
+
   void fill(std::vector<Member>& source, const Heads& all) {
     std::sort(source.begin(), source.end(), [](const Member& a, const Member& b) { return ahead(a.squared, a.index, b.squared, b.index); });
     set(source, all);
@@ -418,6 +423,8 @@ void lazy_steps(const Rows& rows, const Heads& heads, const double* distance, co
 #pragma omp for schedule(dynamic, 8)
       for (int64_t k = 0; k < static_cast<int64_t>(near.size()); ++k) {
         const int32_t c = occupied[near[k].place];
+        if (k + 2 < static_cast<int64_t>(near.size())) clusters[occupied[near[k + 2].place]].prefetch(false);
+        if (k + 1 < static_cast<int64_t>(near.size())) clusters[occupied[near[k + 1].place]].prefetch(true);
         if (take_members(rows, heads, next, heads.reached(near[k].squared), clusters[c], maybe, mine)) touched.push_back(c);
       }
 #pragma omp critical
@@ -449,7 +456,7 @@ void pick(const Rows& rows, const Heads* heads, int64_t count, int64_t start, in
       }
     }
     chosen[done] = next;
-    next = plain_step(rows, next, distance.data(), owner.data(), static_cast<int32_t>(done), heads != nullptr, threads);
+    next = plain_step(rows, next, distance.data(), owner.data(), static_cast<int32_t>(done), threads);
   }
 }
 

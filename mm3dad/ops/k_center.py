@@ -23,6 +23,8 @@ NARROW = 3
 DIRECTIONS = 31
 # Rows that the directions are found from.
 SAMPLED = 2048
+# Up to so many distances the plain kernel is done before the directions are found.
+FEW = 2**19
 
 
 def pick_centers(rows: Tensor, count: int, start: int = 0, name: str = "rows") -> Tensor:
@@ -51,6 +53,8 @@ def pick_centers(rows: Tensor, count: int, start: int = 0, name: str = "rows") -
     # The kernel reads float32; rows that need more keep to the reference.
     if kernels is None or rows.shape[1] <= NARROW or (rows.dtype == torch.float64 and not torch.equal(single.double(), rows.detach())):
         return pick_centers_reference(rows, count, start)
+    if len(rows) * count <= FEW:
+        return kernels.k_center_plain(single, count, start, 1)
     return kernels.k_center(single, *_lead(single), count, start, torch.get_num_threads())
 
 

@@ -14,6 +14,14 @@ from mm3dad.ops._native import native_kernels
 from mm3dad.ops.k_center import pick_centers, pick_centers_plain, pick_centers_reference
 
 
+@pytest.fixture(params=[0, k_center.FEW], scope="module", autouse=True)
+def few(request):
+    """The lazy kernel on small inputs, too, and the plain one that is really taken there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(k_center, "FEW", request.param)
+        yield request.param
+
+
 def greedy_reference(rows, count, start):
     """Textbook greedy choice: one row at a time, against all chosen rows."""
     rows = rows.double().numpy()
