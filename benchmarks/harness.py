@@ -115,7 +115,8 @@ def list_rows() -> dict[str, Callable[[bool], Row]]:
     """Return every row's name and maker, in the order of the files."""
     rows: dict[str, Callable[[bool], Row]] = {}
     for module in pkgutil.iter_modules([str(Path(__file__).with_name("rows"))]):
-        rows.update(importlib.import_module(f"benchmarks.rows.{module.name}").ROWS)
+        if not module.name.startswith("_"):
+            rows.update(importlib.import_module(f"benchmarks.rows.{module.name}").ROWS)
     return rows
 
 

@@ -1,7 +1,8 @@
 """Exact greedy k-centre: the one algorithm behind farthest-point sampling and the coreset.
 
 Plain greedy compares every row with every chosen row. A row's distance to the chosen set only ever falls, so an old value stays an
-upper bound: rows whose bound is already below the current best need no work (lazy greedy; Minoux 1978).
+upper bound: rows whose bound is already below the current best need no work (lazy greedy; Minoux 1978). The native kernel
+(extensions/csrc/k_center.cpp) also uses the triangle inequality: a new row takes rows only from clusters nearer than twice their radius.
 """
 
 from __future__ import annotations
@@ -12,11 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mm3dad.ops._check import check_integer, check_rows
+from mm3dad.ops._native import native_kernels
 
 # Rows refreshed together: large enough for the matrix product to pay, small enough to stay in cache while rows are picked from it.
 BLOCK = 512
 # Up to this width a slab along one axis cuts the work down further than stale bounds do.
 NARROW = 3
+# Directions of the kernel's heads: its kHead less one.
+DIRECTIONS = 31
+# Rows that the directions are found from.
+SAMPLED = 2048
+# Up to so many distances the plain kernel is done before the directions are found.
+FEW = 2**19
 
 
 def pick_centers(rows: Tensor, count: int, start: int = 0, name: str = "rows") -> Tensor:
@@ -40,6 +48,18 @@ def pick_centers(rows: Tensor, count: int, start: int = 0, name: str = "rows") -
     start = check_integer("start", start, 0, len(rows) - 1)
     if rows.device.type != "cpu":
         return pick_centers_plain(rows, count, start)
+    kernels = native_kernels()
+    single = rows.detach().float().contiguous()
+    # The kernel reads float32; rows that need more keep to the reference.
+    if kernels is None or rows.shape[1] <= NARROW or (rows.dtype == torch.float64 and not torch.equal(single.double(), rows.detach())):
+        return pick_centers_reference(rows, count, start)
+    if len(rows) * count <= FEW:
+        return kernels.k_center_plain(single, count, start, 1)
+    return kernels.k_center(single, *_lead(single), count, start, torch.get_num_threads())
+
+
+def pick_centers_reference(rows: Tensor, count: int, start: int = 0) -> Tensor:
+    """Do the same in numpy, unchecked, on the CPU."""
     pick = _pick_by_slab if rows.shape[1] <= NARROW else _pick_lazily
     return torch.from_numpy(pick(rows.detach().numpy(), count, start))
 
@@ -57,6 +77,28 @@ def pick_centers_plain(rows: Tensor, count: int, start: int = 0) -> Tensor:
         # argmax may return any of several equal maxima; the smallest of their indices is the one asked for.
         chosen[step] = torch.where(distance == distance.max(), index, len(rows)).min()
     return chosen
+
+
+def _lead(rows: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Return what the kernel makes heads of: a middle (D,), directions (31, D) and how far from orthonormal these are.
+
+    The directions hold most of the spread of some rows: subspace iteration, then sorted by spread. They decide how much work the kernel
+    saves, never what it picks; where the rows have fewer columns the rest is zero.
+    """
+    sample = rows[:: max(1, len(rows) // SAMPLED)].double()
+    middle = sample.mean(0)
+    sample = sample - middle
+    width = min(DIRECTIONS, rows.shape[1])
+    basis = torch.randn(rows.shape[1], width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for _ in range(4):
+        basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
+    spread = sample @ basis
+    basis = basis @ torch.linalg.eigh(spread.T @ spread).eigenvectors.flip(1)
+    directions = torch.zeros(DIRECTIONS, rows.shape[1])
+    directions[:width] = basis.T
+    skew = directions.double() @ directions.double().T
+    skew.diagonal()[:width] -= 1
+    return middle.float(), directions, float(skew.norm())
 
 
 def _pick_by_slab(rows: NDArray[np.floating], count: int, start: int) -> NDArray[np.int64]:

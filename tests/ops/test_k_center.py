@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from mm3dad.errors import ConfigError, ShapeError
 from mm3dad.ops import k_center
-from mm3dad.ops.k_center import pick_centers, pick_centers_plain
+from mm3dad.ops._native import native_kernels
+from mm3dad.ops.k_center import pick_centers, pick_centers_plain, pick_centers_reference
+
+
+@pytest.fixture(params=[0, k_center.FEW], scope="module", autouse=True)
+def few(request):
+    """The lazy kernel on small inputs, too, and the plain one that is really taken there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(k_center, "FEW", request.param)
+        yield request.param
 
 
 def greedy_reference(rows, count, start):
@@ -48,6 +57,57 @@ def test_fast_forms_equal_the_plain_one(width, kind, monkeypatch):
     if kind == "offset":
         rows = (rows * 0.01 + 1000).float()
     assert torch.equal(pick_centers(rows, 200, 3), pick_centers_plain(rows, 200, 3))
+
+
+def make_rows(kind, number=600, width=40):
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randn(number, width, generator=generator)
+    groups = torch.randint(12, (number,), generator=generator)
+    return {
+        "noise": rows,
+        "clusters": rows * 0.05 + 4 * torch.randn(12, width, generator=generator)[groups],
+        "few directions": rows[:, :4] @ torch.randn(4, width, generator=generator) + 1e-3 * rows,
+        "duplicates": rows[groups],
+        "ties": (rows[:, :3].round() @ torch.eye(3, width)) + (groups % 2)[:, None],
+        "constant": torch.ones(number, width),
+        "far away": (rows * 0.01 + 1e4).float(),
+        "large": rows * 1e25,
+        "small": rows * 1e-25,
+        "needs float64": rows.double() / 3,
+    }[kind]
+
+
+KINDS = ["noise", "clusters", "few directions", "duplicates", "ties", "constant", "far away", "large", "small", "needs float64"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 9, 150, 600])
+def test_picks_of_every_kind_of_rows_are_the_plain_ones(kind, count):
+    rows = make_rows(kind)
+    picks = pick_centers(rows, count, 17)
+    assert torch.equal(picks, pick_centers_plain(rows, count, 17))
+    assert len(picks.unique()) == count
+
+
+@pytest.mark.parametrize("kind", ["noise", "clusters", "duplicates"])
+def test_threads_do_not_matter(kind, monkeypatch):
+    rows = make_rows(kind, number=20000)
+    found = []
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(pick_centers(rows, 60))
+    assert torch.equal(*found)
+
+
+def test_rows_that_can_be_ruled_out_change_nothing(ops_path):
+    # Large and clustered enough for the lazy form of the kernel, its shared steps and the tidying of its clusters.
+    rows = make_rows("clusters", number=20000, width=48)
+    rows[::7] = rows[3]
+    picks = pick_centers(rows, 700)
+    if ops_path == "native":
+        assert torch.equal(picks, native_kernels().k_center_plain(rows, 700, 0, 1))
+        assert torch.equal(picks, pick_centers_reference(rows, 700))
+    assert len(picks.unique()) == 700
 
 
 def test_dtype_and_layout_do_not_matter():
