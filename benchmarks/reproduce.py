@@ -1,0 +1,159 @@
+"""Run the whole published protocol on the real data sets: check, weights, prepare, every method on every category, results page.
+
+    python -m benchmarks.reproduce --mvtec3d DIR --eyecandies DIR --out results --page docs/results.md
+    python -m benchmarks.reproduce --mvtec3d DIR --backbone default        # the embedded backbone, where the published weights are not there
+
+The folders are the downloads, unpacked; they are only read. Prepared copies go to OUT/data. A second call goes on where the first stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.plan import find_data, method_options
+from benchmarks.results import add_part_options, run_results
+from mm3dad.data.eyecandies import is_raw
+from mm3dad.errors import DataError, Mm3dadError, WeightsError
+from mm3dad.registry import DATASETS
+from mm3dad.registry import METHODS as REGISTRY
+from mm3dad.run._arguments import resolve_device
+from mm3dad.run.prepare import prepare
+
+DATA = ("mvtec3d", "eyecandies")
+OWN_FOREGROUND = {("eyecandies", "muscv2"): "musc"}  # its paper takes another light and another foreground than M3DM's
+
+
+def check_tree(name: str, root: Path, categories: Sequence[str] | None) -> None:
+    """Refuse a folder that is not the download it is given for, before hours are spent.
+
+    Raises:
+        DataError: no folder, another data set, or a category that is not there.
+    """
+    layout = {"mvtec3d": "<category>/{train,validation,test}/<good|defect>/{rgb,xyz,gt}", "eyecandies": "<category>/{train,val,test_public}/data"}
+    if not root.is_dir():
+        raise DataError(f"expected {find_data(name).title} at {root}, found {'a file' if root.exists() else 'nothing'}; check the path")
+    raw = [folder.name for folder in sorted(root.iterdir()) if folder.is_dir() and is_raw(folder)]
+    if name == "eyecandies" and not raw:
+        raise DataError(f"{root} is not the Eyecandies download, expected {layout[name]} in it; give the folder that holds its categories")
+    if name == "mvtec3d" and raw:
+        raise DataError(f"{root} holds {raw[0]} in the layout of Eyecandies, expected {layout[name]}; give it as EYECANDIES")
+    known = DATASETS.get(name).categories(root)
+    for category in categories if categories is not None else known[:1]:
+        if category in known:
+            dataset = DATASETS.get(name)(root, category, "train")
+            if set(dataset.modalities) != {"rgb", "xyz"} and name == "mvtec3d":
+                raise DataError(f"{root}/{category} has {', '.join(dataset.modalities) or 'no'} files only, expected {layout[name]}")
+
+
+def check_weights(methods: Sequence[str], device: str) -> None:
+    """Load the published weights of every method once, so that a missing file is known before the data are prepared.
+
+    Raises:
+        WeightsError: what is missing for which method, all of it.
+    """
+    found: dict[tuple[Any, Any], str | None] = {}  # a hub that cannot be reached is waited for once per network
+    missing = []
+    for method in methods:
+        options = {**method_options(method, find_data("mvtec3d"), True, Path("features")), "device": resolve_device(device)}
+        network = options.get("backbone"), options.get("points")
+        if network not in found:
+            try:
+                _ = REGISTRY.get(method)(**options).weights
+                found[network] = None
+            except Mm3dadError as error:
+                found[network] = " ".join(str(error).split())
+        if found[network] is not None:
+            missing.append(f"{method} ({', '.join(map(str, filter(None, network)))}): {found[network]}")
+    if missing:
+        raise WeightsError(
+            f"published weights are missing for {len(missing)} of {len(methods)} methods; with a network they are fetched, else use "
+            f"BACKBONE=default (--backbone default) for the embedded ones, or leave the methods out:\n  " + "\n  ".join(missing)
+        )
+
+
+def reproduce(
+    roots: Mapping[str, Path],
+    out: Path,
+    page: Path,
+    *,
+    methods: Sequence[str],
+    categories: Sequence[str] | None = None,
+    published: bool = True,
+    prepare_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> dict[tuple[str, str], str]:
+    """Check, prepare and evaluate; arguments as `run_results`.
+
+    Args:
+        roots: "mvtec3d" and / or "eyecandies" -> the unpacked download.
+        out: results, prepared data and cached features.
+        page: Markdown file.
+        methods: names of methods.
+        categories: only these; None for all.
+        published: published backbones, else the embedded one.
+        prepare_options: of the preparation of MVTec 3D-AD.
+        options: further ones of `run_results`.
+
+    Returns:
+        (data, method) -> what went wrong.
+
+    Raises:
+        DataError: a folder is missing or is not that data set.
+        WeightsError: published weights are missing.
+    """
+    for name, root in roots.items():
+        check_tree(name, root, categories)
+    if published:
+        check_weights(methods, options.get("device", "cpu"))
+    prepared: dict[str, Path | None] = {}
+    own: dict[tuple[str, str], Path] = {}
+    for name, root in roots.items():
+        wanted = None if categories is None else [n for n in categories if n in DATASETS.get(name).categories(root)]
+        if wanted == []:
+            continue
+        given = dict(prepare_options or {}) if name == "mvtec3d" else {"variant": "m3dm"}
+        if any((name, method) not in OWN_FOREGROUND for method in methods):
+            prepared[name] = Path(prepare(name, root, out / "data" / name, categories=wanted, **given)["out"])
+        for method in methods:
+            if variant := OWN_FOREGROUND.get((name, method)):
+                own[name, method] = Path(prepare(name, root, out / "data" / f"{name}-{variant}", categories=wanted, variant=variant)["out"])
+    settings = options.pop("settings", None) or [setting for name in roots for setting in find_data(name).settings]
+    return run_results(
+        prepared, out, page, methods=methods, categories=categories, settings=settings, published=published, own_roots=own, **options
+    )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in DATA:
+        parser.add_argument(f"--{name}", metavar="DIR", type=Path, help=f"the download of {find_data(name).title}, unpacked")
+    parser.add_argument("--backbone", choices=("published", "default"), default="published", help="default: the embedded one")
+    add_part_options(parser)
+    arguments = parser.parse_args(words)
+    roots = {name: getattr(arguments, name) for name in DATA if getattr(arguments, name) is not None}
+    if not roots:
+        parser.exit(2, "reproduce: no data set was given; use MVTEC=DIR and / or EYECANDIES=DIR (--mvtec3d DIR, --eyecandies DIR)\n")
+    try:
+        failed = reproduce(
+            roots,
+            arguments.out,
+            arguments.page,
+            methods=arguments.methods,
+            categories=arguments.categories,
+            published=arguments.backbone == "published",
+            settings=arguments.settings,
+            seeds=arguments.seeds,
+            device=arguments.device,
+        )
+    except Mm3dadError as error:
+        parser.exit(2, f"reproduce: {error}\n")
+    print(f"page: {arguments.page}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
