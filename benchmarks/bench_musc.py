@@ -40,9 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     widths = [int(width) for width in arguments.widths.split(",")]
     shapes = ((GRID * GRID, widths[0]), (CENTERS, widths[1]))
-    images, points = (
-        [make_features(arguments.samples, *shape, layer) for layer in range(arguments.layers)] for shape in shapes
-    )
+    images, points = ([make_features(arguments.samples, *shape, layer) for layer in range(arguments.layers)] for shape in shapes)
     patch = torch.randint(GRID * GRID, (arguments.samples, CENTERS), generator=torch.Generator().manual_seed(0))
     detector = mm3dad.create("muscv2", reference=True).fit()
     found = [

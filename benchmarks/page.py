@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plan import DATA, Data, find_obstacle, setting_of
+from benchmarks.plan import DATA, Data, find_obstacle
 from benchmarks.published import DATA as PUBLISHED_DATA
 from benchmarks.published import Figure, find_figures
 from mm3dad import files
@@ -19,13 +19,13 @@ COST = ("fit_seconds", "predict_ms_p50", "bank_bytes")
 SETTING_TITLES = {"full": "all normal samples", "zero": "no normal sample of the part"}
 INTRO = """# Results
 Every method under one protocol ([protocol.md](protocol.md)), one model per category, means over categories, ± the spread over seeds.
-`make results` writes this page, `make reproduce MVTEC=DIR EYECANDIES=DIR` adds the public data sets; both go on where they were interrupted.
+`make results` writes this page, `make reproduce MVTEC=DIR EYECANDIES=DIR` adds the public data sets; both go on after an interruption.
 `evaluate.json` of each line keeps the `mm3dad evaluate` command that repeats that line alone.
 
 - `-` is a setting that a method cannot do, or has not run yet; the last column says which.
 - *Published* figures (image AUROC / AUPRO@0.3 unless it says otherwise) were read in the numbered source and **not measured here**. Beside
   data that no paper uses stand the figures of the same setting on MVTec 3D-AD or on the paper's own data: an anchor, not a comparison.
-- **Transductive** methods see the whole test set before they score it; **auxiliary** ones have learned from labelled defects of other products.
+- **Transductive** methods see the whole test set before they score it; **auxiliary** ones learned from labelled defects of other products.
 """
 
 
@@ -34,24 +34,27 @@ def write_page(path: Path, out: Path, methods: Sequence[str], seeds: Sequence[in
 
     Args:
         path: the Markdown file.
-        out: folder of results, `<data>/<method>` of `mm3dad evaluate --out`.
+        out: folder of results, `<setting>/<method>` of `mm3dad evaluate --out`.
         methods: lines of every table, in this order.
         seeds: what a line should be the mean of; fewer are called a part.
-        reasons: (data, method) -> why it is not there, of the call that writes the page.
+        reasons: (setting, method) -> why it is not there, of the call that writes the page.
     """
     sources: list[str] = []
-    kept = {(data.name, method): read_kept(out / data.name / method) for data in DATA for method in methods}
+    kept = {(name, method): read_kept(out / name / method) for data in DATA for name in data.settings for method in methods}
     parts = [INTRO, _provenance(result for result, _ in kept.values() if result)]
     for data in DATA:
-        if not any(kept[data.name, method][1] for method in methods):
-            why = {reasons[data.name, method] for method in methods if (data.name, method) in reasons} or {"not run yet"}
+        if not any(kept[name, method][1] for name in data.settings for method in methods):
+            why = {reason for (name, _), reason in reasons.items() if name in data.settings} or {"not run yet"}
             parts.append(f"## {data.title}\n{data.note} Missing: {'; '.join(sorted(why))}.\n")
             continue
         parts.append(f"## {data.title}\n{data.note}\n")
-        for setting in [*map(setting_of, data.shots), "zero"]:
-            lines = [_line(data, method, setting, kept[data.name, method], seeds, reasons, sources) for method in methods]
+        for setting, name in zip(data.parts, data.settings, strict=True):
+            lines = [
+                _line(data, method, setting, kept[name, method], seeds, reasons.get((name, method), "not run yet"), sources)
+                for method in methods
+            ]
             title = SETTING_TITLES.get(setting, setting.replace("shot", "-shot"))
-            parts.append(f"### {data.title}: {title}\n{draw_markdown(_head(), lines)}\n")
+            parts.append(f"### {data.title}: {title}\n{draw_markdown(_head(), lines)}")
     parts.append("## Sources of the published figures\n" + "".join(f"{n}. {text}.\n" for n, text in enumerate(sources, 1)))
     return files.write_text(path, "\n".join(parts))
 
@@ -74,7 +77,7 @@ def read_kept(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             identity = run["identity"]
             config = {name: value for name, value in identity["config"].items() if name != "seed"}
             if (identity["mm3dad"], config) == (result["mm3dad"], result["config"]):
-                runs.append({name: run[name] for name in ("category", "seed", "shots", "metrics")})
+                runs.append({name: run[name] for name in ("category", "seed", "metrics")})
         except (KeyError, TypeError) as error:
             raise DataError(f"{path} is damaged or foreign ({error!r}); delete it and run again") from error
     return result, runs
@@ -98,21 +101,19 @@ def _line(
     setting: str,
     kept: tuple[dict[str, Any], list[dict[str, Any]]],
     seeds: Sequence[int],
-    reasons: Mapping[tuple[str, str], str],
+    reason: str,
     sources: list[str],
 ) -> list[str]:
     result, runs = kept
     obstacle = find_obstacle(method, setting)
     published = [] if obstacle else find_figures(method, data.name, setting)
     beside = [_published(published, data), _sources(published, sources)]
-    own = [run for run in runs if setting in ("zero", setting_of(run["shots"]))]
-    if obstacle or not own:
-        why = obstacle or reasons.get((data.name, method), "not run yet")
-        return [method, *["-"] * len(QUALITY), *beside, "-", "-", *["-"] * len(COST), why]
-    mean = summarise(own)["mean"]
+    if obstacle or not runs:
+        return [method, *["-"] * len(QUALITY), *beside, "-", "-", *["-"] * len(COST), obstacle or reason]
+    mean = summarise(runs)["mean"]
     features = ", ".join(dict.fromkeys(str(row["name"]) for row in result["weights"])) or "no pretrained weights"
     ours, cost = ([_cell(mean, name) for name in names] for names in (QUALITY, COST))
-    return [method, *ours, *beside, _fitted_on(result, setting), features, *cost, _coverage(data, setting, own, seeds)]
+    return [method, *ours, *beside, _fitted_on(result, setting), features, *cost, _coverage(data, setting, runs, seeds)]
 
 
 def _cell(mean: Mapping[str, Any], name: str) -> str:

@@ -11,12 +11,14 @@ from mm3dad.data.mvtec3d import CATEGORIES as MVTEC3D
 from mm3dad.data.synthetic import CATEGORIES as SYNTHETIC
 from mm3dad.registry import METHODS as REGISTRY
 
+ALL = ("full", "4shot", "2shot", "1shot", "zero")  # settings, in the page's order
+SHORT = ("full", "4shot", "1shot", "zero")
 METHODS = ("duet", "patchcore", "btf", "m3dm", "rad", "mrad", "cif", "muscv2")
 
 
-def setting_of(shots: int | None) -> str:
-    """Return how a number of shots is written in the name of a setting."""
-    return "full" if shots is None else f"{shots}shot"
+def shots_of(setting: str) -> int | None:
+    """Return the number of normal samples of a setting; None for all, and for zero-shot methods, which use none."""
+    return int(setting.removesuffix("shot")) if setting.endswith("shot") else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Data:
         kind: name of the dataset's kind.
         title: heading on the page.
         categories: all there are; fewer on the page are called a part.
-        shots: numbers of normal samples, None for all; zero-shot methods run beside them.
+        parts: which settings, of `ALL`.
         has_others: whether a method may be fitted on the other categories of the same root.
         note: said below the heading.
     """
@@ -37,25 +39,25 @@ class Data:
     kind: str
     title: str
     categories: tuple[str, ...]
-    shots: tuple[int | None, ...]
+    parts: tuple[str, ...]
     has_others: bool = True
     note: str = ""
 
     @property
     def settings(self) -> tuple[str, ...]:
         """Names of its settings, e.g. "road-full"."""
-        return tuple(f"{self.name}-{setting_of(shots)}" for shots in self.shots) + (f"{self.name}-zero",)
+        return tuple(f"{self.name}-{part}" for part in self.parts)
 
 
 DATA = (
-    Data("synthetic", "synthetic", "Synthetic parts", SYNTHETIC, (None, 4, 1), note="Made by `mm3dad prepare synthetic`, RGB and 3D."),
-    Data("road", "mvtec3d", "Road", ("road",), (None, 4, 1), False, "Stereo recordings of a road with potholes, RGB and 3D."),
+    Data("synthetic", "synthetic", "Synthetic parts", SYNTHETIC, SHORT, note="Made by `mm3dad prepare synthetic`, RGB and 3D."),
+    Data("road", "mvtec3d", "Road", ("road",), SHORT, False, "Stereo recordings of a road with potholes, RGB and 3D."),
     Data(
-        "tire", "mvtec3d", "MVTec 3D-AD, tire", ("tire",), (None, 4, 1), False,
+        "tire", "mvtec3d", "MVTec 3D-AD, tire", ("tire",), SHORT, False,
         "RGB alone; 60 of its training and 58 of its test images, so that published figures compare only roughly.",
     ),
-    Data("mvtec3d", "mvtec3d", "MVTec 3D-AD", MVTEC3D, (None, 4, 2, 1), note="Prepared: background plane removed, RGB and 3D."),
-    Data("eyecandies", "eyecandies", "Eyecandies", EYECANDIES, (None, 4, 2, 1), note="Public test set, RGB and 3D."),
+    Data("mvtec3d", "mvtec3d", "MVTec 3D-AD", MVTEC3D, ALL, note="Prepared: background plane removed, RGB and 3D."),
+    Data("eyecandies", "eyecandies", "Eyecandies", EYECANDIES, ALL, note="Public test set, RGB and 3D."),
 )  # fmt: skip
 SETTINGS = tuple(name for data in DATA for name in data.settings)
 

@@ -1,7 +1,7 @@
 """Run the whole published protocol on the real data sets: check, weights, prepare, every method on every category, results page.
 
     python -m benchmarks.reproduce --mvtec3d DIR --eyecandies DIR --out results --page docs/results.md
-    python -m benchmarks.reproduce --mvtec3d DIR --backbone default        # the embedded backbone, where the published weights are not there
+    python -m benchmarks.reproduce --mvtec3d DIR --backbone default        # the embedded backbone, without the published weights
 
 The folders are the downloads, unpacked; they are only read. Prepared copies go to OUT/data. A second call goes on where the first stopped.
 """
@@ -19,10 +19,13 @@ from mm3dad.data.eyecandies import is_raw
 from mm3dad.errors import DataError, Mm3dadError, WeightsError
 from mm3dad.registry import DATASETS
 from mm3dad.registry import METHODS as REGISTRY
-from mm3dad.run._arguments import resolve_device
 from mm3dad.run.prepare import prepare
 
 DATA = ("mvtec3d", "eyecandies")
+LAYOUT = {
+    "mvtec3d": "<category>/{train,validation,test}/<good|defect>/{rgb,xyz,gt}",
+    "eyecandies": "<category>/{train,val,test_public}/data",
+}
 OWN_FOREGROUND = {("eyecandies", "muscv2"): "musc"}  # its paper takes another light and another foreground than M3DM's
 
 
@@ -32,23 +35,22 @@ def check_tree(name: str, root: Path, categories: Sequence[str] | None) -> None:
     Raises:
         DataError: no folder, another data set, or a category that is not there.
     """
-    layout = {"mvtec3d": "<category>/{train,validation,test}/<good|defect>/{rgb,xyz,gt}", "eyecandies": "<category>/{train,val,test_public}/data"}
     if not root.is_dir():
         raise DataError(f"expected {find_data(name).title} at {root}, found {'a file' if root.exists() else 'nothing'}; check the path")
     raw = [folder.name for folder in sorted(root.iterdir()) if folder.is_dir() and is_raw(folder)]
     if name == "eyecandies" and not raw:
-        raise DataError(f"{root} is not the Eyecandies download, expected {layout[name]} in it; give the folder that holds its categories")
+        raise DataError(f"{root} is not the Eyecandies download, expected {LAYOUT[name]} in it; give the folder that holds its categories")
     if name == "mvtec3d" and raw:
-        raise DataError(f"{root} holds {raw[0]} in the layout of Eyecandies, expected {layout[name]}; give it as EYECANDIES")
+        raise DataError(f"{root} holds {raw[0]} in the layout of Eyecandies, expected {LAYOUT[name]}; give it as EYECANDIES")
     known = DATASETS.get(name).categories(root)
     for category in categories if categories is not None else known[:1]:
         if category in known:
             dataset = DATASETS.get(name)(root, category, "train")
             if set(dataset.modalities) != {"rgb", "xyz"} and name == "mvtec3d":
-                raise DataError(f"{root}/{category} has {', '.join(dataset.modalities) or 'no'} files only, expected {layout[name]}")
+                raise DataError(f"{root}/{category} has {', '.join(dataset.modalities) or 'no'} files only, expected {LAYOUT[name]}")
 
 
-def check_weights(methods: Sequence[str], device: str) -> None:
+def check_weights(methods: Sequence[str]) -> None:
     """Load the published weights of every method once, so that a missing file is known before the data are prepared.
 
     Raises:
@@ -57,7 +59,7 @@ def check_weights(methods: Sequence[str], device: str) -> None:
     found: dict[tuple[Any, Any], str | None] = {}  # a hub that cannot be reached is waited for once per network
     missing = []
     for method in methods:
-        options = {**method_options(method, find_data("mvtec3d"), True, Path("features")), "device": resolve_device(device)}
+        options = method_options(method, find_data("mvtec3d"), True, Path("features"))
         network = options.get("backbone"), options.get("points")
         if network not in found:
             try:
@@ -98,7 +100,7 @@ def reproduce(
         options: further ones of `run_results`.
 
     Returns:
-        (data, method) -> what went wrong.
+        (setting, method) -> what went wrong.
 
     Raises:
         DataError: a folder is missing or is not that data set.
@@ -107,7 +109,7 @@ def reproduce(
     for name, root in roots.items():
         check_tree(name, root, categories)
     if published:
-        check_weights(methods, options.get("device", "cpu"))
+        check_weights(methods)
     prepared: dict[str, Path | None] = {}
     own: dict[tuple[str, str], Path] = {}
     for name, root in roots.items():

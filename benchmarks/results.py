@@ -10,11 +10,12 @@ that is kept there. Data that are not there leave their lines out, and the page 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.page import write_page
-from benchmarks.plan import DATA, METHODS, SETTINGS, Data, method_options, setting_of, uses_normals
+from benchmarks.plan import ALL, DATA, METHODS, SETTINGS, Data, find_obstacle, method_options, shots_of, uses_normals
 from mm3dad.errors import ConfigError, Mm3dadError, nearest_name
 from mm3dad.registry import METHODS as REGISTRY
 from mm3dad.run.evaluate import evaluate
@@ -50,7 +51,7 @@ def run_results(
         own_roots: (data, method) -> a folder of its own, where a method wants the data prepared in another way.
 
     Returns:
-        (data, method) -> what went wrong.
+        (setting, method) -> what went wrong.
 
     Raises:
         ConfigError: an unknown setting or method.
@@ -62,25 +63,26 @@ def run_results(
     lines = list(dict.fromkeys([*METHODS, *methods]))
     failed: dict[tuple[str, str], str] = {}
     reasons: dict[tuple[str, str], str] = {}
-    for data in DATA:
-        chosen = [name for name in settings if name in data.settings]
-        for method in methods if chosen else ():
-            root = (own_roots or {}).get((data.name, method), roots.get(data.name))
-            try:
-                if reason := _run(data, method, chosen, root, out, categories, seeds, published, device, roots.get("synthetic")):
-                    reasons[data.name, method] = reason
-            except Mm3dadError as error:
-                failed[data.name, method] = reasons[data.name, method] = " ".join(str(error).split())
-                print(f"{data.name}, {method}: {error}", flush=True)
-            write_page(page, out, lines, seeds, reasons)
+    for data, setting, method in itertools.product(DATA, ALL, methods):
+        name = f"{data.name}-{setting}"
+        if name not in settings or find_obstacle(method, setting):
+            continue
+        root = (own_roots or {}).get((data.name, method), roots.get(data.name))
+        try:
+            if reason := _run(data, setting, method, root, out, categories, seeds, published, device, roots.get("synthetic")):
+                reasons[name, method] = reason
+        except Mm3dadError as error:
+            failed[name, method] = reasons[name, method] = " ".join(str(error).split())
+            print(f"{name}, {method}: {error}", flush=True)
+        write_page(page, out, lines, seeds, reasons)
     write_page(page, out, lines, seeds, reasons)
     return failed
 
 
 def _run(
     data: Data,
+    setting: str,
     method: str,
-    settings: Sequence[str],
     root: Path | None,
     out: Path,
     categories: Sequence[str] | None,
@@ -89,15 +91,11 @@ def _run(
     device: str,
     synthetic: Path | None,
 ) -> str | None:
-    """Evaluate one method on one data set under the settings that it can do; return why its line is left out, if it is."""
+    """Evaluate one method on one data set in one setting; return why its line is left out, if it is."""
     if root is None:
         return f"no folder was given (`--{data.name} DIR`)"
     if not root.is_dir():
         return f"the folder given by `--{data.name}` is not there"
-    normal = uses_normals(method)
-    shots = [count for count in data.shots if f"{data.name}-{setting_of(count)}" in settings] if normal else [None]
-    if not (shots if normal else f"{data.name}-zero" in settings):
-        return None
     wanted = None if categories is None and data.has_others else [n for n in categories or data.categories if n in data.categories]
     if wanted == []:
         return "none of the chosen categories"
@@ -106,17 +104,17 @@ def _run(
         if synthetic is None or not synthetic.is_dir():
             return "needs an auxiliary set of other products: give `--synthetic DIR`"
         auxiliary = f"synthetic:{synthetic}"
-    print(f"{data.name}, {method}", flush=True)
+    print(f"{data.name}-{setting}, {method}", flush=True)
     evaluate(
         method,
         data.kind,
         root,
         categories=wanted,
-        shots=shots,
-        seeds=seeds if normal else seeds[:1],
+        shots=[shots_of(setting)],
+        seeds=seeds if uses_normals(method) else seeds[:1],
         options=method_options(method, data, published, out / "features"),
         device=device,
-        out=out / data.name / method,
+        out=out / f"{data.name}-{setting}" / method,
         auxiliary=auxiliary,
     )
     return None
