@@ -42,12 +42,10 @@ def check_tree(name: str, root: Path, categories: Sequence[str] | None) -> None:
         raise DataError(f"{root} is not the Eyecandies download, expected {LAYOUT[name]} in it; give the folder that holds its categories")
     if name == "mvtec3d" and raw:
         raise DataError(f"{root} holds {raw[0]} in the layout of Eyecandies, expected {LAYOUT[name]}; give it as EYECANDIES")
-    known = DATASETS.get(name).categories(root)
-    for category in categories if categories is not None else known[:1]:
-        if category in known:
-            dataset = DATASETS.get(name)(root, category, "train")
-            if set(dataset.modalities) != {"rgb", "xyz"} and name == "mvtec3d":
-                raise DataError(f"{root}/{category} has {', '.join(dataset.modalities) or 'no'} files only, expected {LAYOUT[name]}")
+    for category in _choose(name, root, categories):
+        have = DATASETS.get(name)(root, category, "train").modalities
+        if set(have) != {"rgb", "xyz"}:
+            raise DataError(f"{root}/{category} has {', '.join(have) or 'no'} files only, expected {LAYOUT[name]}")
 
 
 def check_weights(methods: Sequence[str]) -> None:
@@ -85,6 +83,7 @@ def reproduce(
     categories: Sequence[str] | None = None,
     published: bool = True,
     prepare_options: Mapping[str, Any] | None = None,
+    workers: int | None = None,
     **options: Any,
 ) -> dict[tuple[str, str], str]:
     """Check, prepare and evaluate; arguments as `run_results`.
@@ -97,6 +96,7 @@ def reproduce(
         categories: only these; None for all.
         published: published backbones, else the embedded one.
         prepare_options: of the preparation of MVTec 3D-AD.
+        workers: processes of the preparation, all cores when None.
         options: further ones of `run_results`.
 
     Returns:
@@ -108,24 +108,28 @@ def reproduce(
     """
     for name, root in roots.items():
         check_tree(name, root, categories)
+    chosen = {name: _choose(name, root, categories) for name, root in roots.items()}
+    if not any(chosen.values()):
+        raise DataError(f"none of the categories {', '.join(categories or ())} is there; check their spelling")
     if published:
         check_weights(methods)
-    prepared: dict[str, Path | None] = {}
     own: dict[tuple[str, str], Path] = {}
-    for name, root in roots.items():
-        wanted = None if categories is None else [n for n in categories if n in DATASETS.get(name).categories(root)]
-        if wanted == []:
-            continue
-        given = dict(prepare_options or {}) if name == "mvtec3d" else {"variant": "m3dm"}
-        if any((name, method) not in OWN_FOREGROUND for method in methods):
-            prepared[name] = Path(prepare(name, root, out / "data" / name, categories=wanted, **given)["out"])
-        for method in methods:
-            if variant := OWN_FOREGROUND.get((name, method)):
-                own[name, method] = Path(prepare(name, root, out / "data" / f"{name}-{variant}", categories=wanted, variant=variant)["out"])
+    for name, wanted in chosen.items():
+        variants = {method: OWN_FOREGROUND.get((name, method), "m3dm") for method in methods if wanted}
+        for variant in dict.fromkeys(variants.values()):
+            given = {"variant": variant} if name == "eyecandies" else dict(prepare_options or {})
+            folder = out / "data" / (f"{name}-{variant}" if name == "eyecandies" else name)
+            prepare(name, roots[name], folder, categories=wanted, workers=workers, **given)
+            own |= {(name, method): folder for method in methods if variants[method] == variant}
     settings = options.pop("settings", None) or [setting for name in roots for setting in find_data(name).settings]
     return run_results(
-        prepared, out, page, methods=methods, categories=categories, settings=settings, published=published, own_roots=own, **options
+        {}, out, page, methods=methods, categories=categories, settings=settings, published=published, own_roots=own, **options
     )
+
+
+def _choose(name: str, root: Path, categories: Sequence[str] | None) -> list[str]:
+    known = DATASETS.get(name).categories(root)
+    return [one for one in known if categories is None or one in categories]
 
 
 def main(words: Sequence[str] | None = None) -> int:

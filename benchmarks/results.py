@@ -48,7 +48,7 @@ def run_results(
         seeds: of the detectors; zero-shot methods run under the first.
         published: published backbones and options instead of the defaults.
         device: torch device.
-        own_roots: (data, method) -> a folder of its own, where a method wants the data prepared in another way.
+        own_roots: (data, method) -> a folder of its own, where methods want the data prepared in different ways.
 
     Returns:
         (setting, method) -> what went wrong.
