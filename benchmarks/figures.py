@@ -12,6 +12,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 import mm3dad
 from benchmarks.plan import METHODS
 from mm3dad import files
@@ -20,8 +22,9 @@ from mm3dad.methods import Detector
 from mm3dad.run.auxiliary import is_auxiliary, uses_normals
 from mm3dad.types import Prediction, Sample
 from mm3dad.view import panel
-from mm3dad.view.colors import shared_scale
+from mm3dad.view.colors import TRUTH, shared_scale
 from mm3dad.view.panel import stack_panels
+from mm3dad.view.scene import build_scene
 
 CATEGORY, OTHERS = "cookie", ("gasket", "potato")
 SHOTS, FROM_EACH = 16, 12  # normal samples, and samples of each auxiliary category
@@ -68,16 +71,22 @@ def predict_shown(detector: Detector, test: Dataset) -> list[tuple[str, Sample, 
 
 def draw_method(name: str, root: Path, path: Path) -> Path:
     """Draw one method's picture; all its maps share one scale of colours."""
-    from PIL import Image
-
     rows = predict_shown(*fit_method(name, root))
     scale = shared_scale([prediction.map.numpy() for _, _, prediction in rows])
     panels = [
-        panel(sample, prediction.map, scale=scale, score=prediction.score, title=caption, size=SIZE) for caption, sample, prediction in rows
+        panel(build_scene(sample, prediction, longest=SIZE * 3 // 2), scale=scale, score=prediction.score, title=caption, size=SIZE)
+        for caption, sample, prediction in rows
     ]
-    # An octree keeps the few pixels of the outline in their own colour, where a median cut loses them.
-    picture = stack_panels(panels).quantize(256, method=Image.Quantize.FASTOCTREE)
+    picture = reduce_colours(stack_panels(panels))
     return files.write_with(path, lambda temporary: picture.save(temporary, format="PNG", optimize=True))
+
+
+def reduce_colours(picture: Image.Image) -> Image.Image:
+    """Bring a picture to 256 colours; the outline of the truth, a few pixels, keeps its own."""
+    found = picture.quantize(255, method=Image.Quantize.FASTOCTREE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*found[: 255 * 3], *TRUTH])
+    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def main(words: Sequence[str] | None = None) -> None:
