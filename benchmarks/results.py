@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.page import write_page
@@ -72,7 +72,7 @@ def run_results(
             if reason := _run(data, setting, method, root, out, categories, seeds, published, device, roots.get("synthetic")):
                 reasons[name, method] = reason
         except Mm3dadError as error:
-            failed[name, method] = reasons[name, method] = " ".join(str(error).split())
+            failed[name, method] = reasons[name, method] = _hide_folders(" ".join(str(error).split()), [*roots.values(), root, out])
             print(f"{name}, {method}: {error}", flush=True)
         write_page(page, out, lines, seeds, reasons)
     write_page(page, out, lines, seeds, reasons)
@@ -118,6 +118,13 @@ def _run(
         auxiliary=auxiliary,
     )
     return None
+
+
+def _hide_folders(text: str, folders: Iterable[Path | None]) -> str:
+    """Leave the folders of one machine out of a reason that goes onto the page."""
+    for folder in sorted({str(way) for one in folders if one is not None for way in (one, one.resolve())}, key=len, reverse=True):
+        text = text.replace(folder, Path(folder).name)
+    return text
 
 
 def add_part_options(parser: argparse.ArgumentParser) -> None:

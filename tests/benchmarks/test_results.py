@@ -11,7 +11,7 @@ from benchmarks.page import read_kept
 from benchmarks.plan import DATA, METHODS, SETTINGS, find_obstacle, method_options
 from benchmarks.published import FIGURES, find_figures
 from benchmarks.results import main, run_results
-from mm3dad.errors import ConfigError
+from mm3dad.errors import ConfigError, DataError
 from tests.run import toy
 
 toy.register()
@@ -110,6 +110,15 @@ def test_a_failed_line_says_why_and_the_others_go_on(tree, tmp_path):
     words = ["--synthetic", str(lone), "--out", str(tmp_path / "out"), "--page", str(tmp_path / "page.md"), "--methods", "toy"]
     assert main([*words, "--settings", "synthetic-4shot"]) == 1
     assert main([*words, "--settings", "synthetic-full", "--seeds", "0"]) == 0
+
+
+def test_the_page_names_no_folder_of_this_machine(tree, tmp_path, monkeypatch):
+    def fail(method, kind, root, **options):
+        raise DataError(f"{root}/cookie is damaged, see {options['out']}/x and {root.resolve()}")
+
+    monkeypatch.setattr(module, "evaluate", fail)
+    failed = run(tree, tmp_path, settings=["synthetic-full"])
+    assert failed == {("synthetic-full", "toy"): f"{tree.name}/cookie is damaged, see out/synthetic-full/toy/x and {tree.name}"}
 
 
 def test_zero_shot_methods_run_under_one_seed_and_get_their_auxiliary_set(tree, tmp_path, monkeypatch):
