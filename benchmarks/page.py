@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plan import DATA, Data, find_obstacle
+from benchmarks.plan import DATA, SEEDS, Data, find_obstacle
 from benchmarks.published import DATA as PUBLISHED_DATA
 from benchmarks.published import Figure, find_figures
 from mm3dad import files
@@ -29,14 +29,13 @@ Every method under one protocol ([protocol.md](protocol.md)), one model per cate
 """
 
 
-def write_page(path: Path, out: Path, methods: Sequence[str], seeds: Sequence[int], reasons: Mapping[tuple[str, str], str]) -> Path:
+def write_page(path: Path, out: Path, methods: Sequence[str], reasons: Mapping[tuple[str, str], str]) -> Path:
     """Write the page of everything that is kept below `out`.
 
     Args:
         path: the Markdown file.
         out: folder of results, `<setting>/<method>` of `mm3dad evaluate --out`.
         methods: lines of every table, in this order.
-        seeds: what a line should be the mean of; fewer are called a part.
         reasons: (setting, method) -> why it is not there, of the call that writes the page.
     """
     sources: list[str] = []
@@ -49,10 +48,7 @@ def write_page(path: Path, out: Path, methods: Sequence[str], seeds: Sequence[in
             continue
         parts.append(f"## {data.title}\n{data.note}\n")
         for setting, name in zip(data.parts, data.settings, strict=True):
-            lines = [
-                _line(data, method, setting, kept[name, method], seeds, reasons.get((name, method), "not run yet"), sources)
-                for method in methods
-            ]
+            lines = [_line(data, method, setting, kept[name, method], reasons.get((name, method)), sources) for method in methods]
             title = SETTING_TITLES.get(setting, setting.replace("shot", "-shot"))
             parts.append(f"### {data.title}: {title}\n{draw_markdown(_head(), lines)}")
     parts.append("## Sources of the published figures\n" + "".join(f"{n}. {text}.\n" for n, text in enumerate(sources, 1)))
@@ -100,8 +96,7 @@ def _line(
     method: str,
     setting: str,
     kept: tuple[dict[str, Any], list[dict[str, Any]]],
-    seeds: Sequence[int],
-    reason: str,
+    reason: str | None,
     sources: list[str],
 ) -> list[str]:
     result, runs = kept
@@ -109,11 +104,19 @@ def _line(
     published = [] if obstacle else find_figures(method, data.name, setting)
     beside = [_published(published, data), _sources(published, sources)]
     if obstacle or not runs:
-        return [method, *["-"] * len(QUALITY), *beside, "-", "-", *["-"] * len(COST), obstacle or reason]
+        return [method, *["-"] * len(QUALITY), *beside, "-", "-", *["-"] * len(COST), obstacle or reason or "not run yet"]
     mean = summarise(runs)["mean"]
     features = ", ".join(dict.fromkeys(str(row["name"]) for row in result["weights"])) or "no pretrained weights"
     ours, cost = ([_cell(mean, name) for name in names] for names in (QUALITY, COST))
-    return [method, *ours, *beside, _fitted_on(result, setting), features, *cost, _coverage(data, setting, runs, seeds)]
+    return [
+        method,
+        *ours,
+        *beside,
+        _fitted_on(result, setting),
+        features,
+        *cost,
+        _coverage(data, setting, runs) + (f"; {reason}" if reason else ""),
+    ]
 
 
 def _cell(mean: Mapping[str, Any], name: str) -> str:
@@ -134,11 +137,11 @@ def _fitted_on(result: Mapping[str, Any], setting: str) -> str:
     return fitted + ("; **transductive**" if protocol["transductive"] else "")
 
 
-def _coverage(data: Data, setting: str, runs: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
+def _coverage(data: Data, setting: str, runs: Sequence[Mapping[str, Any]]) -> str:
     """Say what the line is the mean of, and whether that is all."""
     done = {(run["category"], run["seed"]) for run in runs}
     names, own = sorted({name for name, _ in done}), sorted({seed for _, seed in done})
-    wanted_seeds = seeds[:1] if setting == "zero" else seeds
+    wanted_seeds = SEEDS[:1] if setting == "zero" else SEEDS
     whole = len(done) == len(names) * len(own) and set(data.categories) <= set(names) and set(wanted_seeds) <= set(own)
     text = f"{len(names)} of {len(data.categories)} categories, seeds {', '.join(map(str, own))}"
     return text if whole else f"**part**: {text}{'' if len(done) == len(names) * len(own) else ', not each category with each seed'}"

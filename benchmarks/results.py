@@ -15,12 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.page import write_page
-from benchmarks.plan import ALL, DATA, METHODS, SETTINGS, Data, find_obstacle, method_options, shots_of, uses_normals
+from benchmarks.plan import ALL, DATA, METHODS, SEEDS, SETTINGS, Data, find_obstacle, method_options, shots_of, uses_normals
 from mm3dad.errors import ConfigError, Mm3dadError, nearest_name
 from mm3dad.registry import METHODS as REGISTRY
 from mm3dad.run.evaluate import evaluate
-
-SEEDS = (0, 1, 2)
 
 
 def run_results(
@@ -74,8 +72,8 @@ def run_results(
         except Mm3dadError as error:
             failed[name, method] = reasons[name, method] = _hide_folders(" ".join(str(error).split()), [*roots.values(), root, out])
             print(f"{name}, {method}: {error}", flush=True)
-        write_page(page, out, lines, seeds, reasons)
-    write_page(page, out, lines, seeds, reasons)
+        write_page(page, out, lines, reasons)
+    write_page(page, out, lines, reasons)
     return failed
 
 

@@ -81,6 +81,13 @@ def test_a_part_is_added_to_what_is_there_and_named(tree, tmp_path):
     assert line["mean over, or why not"] == "**part**: 2 of 8 categories, seeds 0, 1, 2, not each category with each seed"
 
 
+def test_a_whole_line_is_not_called_a_part(tmp_path):
+    road = toy.write_tree(tmp_path / "tree", ("road",))
+    for seeds, said in (((0, 1), "**part**: 1 of 1 categories, seeds 0, 1"), ((0, 1, 2), "1 of 1 categories, seeds 0, 1, 2")):
+        run_results({"road": road}, tmp_path / "out", tmp_path / "page.md", settings=["road-full"], methods=["toy"], seeds=seeds)
+        assert table(tmp_path / "page.md", "Road: all normal samples")["toy"]["mean over, or why not"] == said
+
+
 def test_runs_of_another_configuration_do_not_count(tree, tmp_path):
     run(tree, tmp_path, seeds=(0,), settings=["synthetic-full"])
     folder = tmp_path / "out/synthetic-full/toy"
@@ -101,12 +108,19 @@ def test_missing_data_are_left_out_and_named(tree, tmp_path):
     assert "Missing: not run yet." in text.split("## Eyecandies")[1]
 
 
-def test_a_failed_line_says_why_and_the_others_go_on(tree, tmp_path):
+def test_a_failed_line_says_why_and_the_others_go_on(tree, tmp_path, monkeypatch):
+    def stop(*words, **options):
+        raise DataError("disk full")
+
     lone = toy.write_tree(tmp_path / "lone", ("cookie",), train=3)
     failed = run(lone, tmp_path, seeds=(0,))
     assert list(failed) == [("synthetic-4shot", "toy")] and "between 1 and the 3" in failed["synthetic-4shot", "toy"]
     assert "between 1 and the 3" in table(tmp_path / "page.md", "Synthetic parts: 4-shot")["toy"]["mean over, or why not"]
     assert table(tmp_path / "page.md", "Synthetic parts: all normal samples")["toy"]["image AUROC"] != "-"
+    monkeypatch.setattr(module, "evaluate", stop)
+    run(lone, tmp_path, settings=["synthetic-full"])
+    assert table(tmp_path / "page.md", "Synthetic parts: all normal samples")["toy"]["mean over, or why not"].endswith("seeds 0; disk full")
+    monkeypatch.undo()
     words = ["--synthetic", str(lone), "--out", str(tmp_path / "out"), "--page", str(tmp_path / "page.md"), "--methods", "toy"]
     assert main([*words, "--settings", "synthetic-4shot"]) == 1
     assert main([*words, "--settings", "synthetic-full", "--seeds", "0"]) == 0
