@@ -1,20 +1,31 @@
 # Everything starts here: `make demo` and `make test` set up what they need.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench synthetic results reproduce figures clean
 
 BIN := .venv/bin
 STAMP := .venv/.set-up
 OUT ?= demo
 PYTEST_ARGS ?=
+RECORDINGS ?= $(or $(MM3DAD_DATA),../shared/data)
+SYNTHETIC ?= data/synthetic
+ROAD ?= $(RECORDINGS)/road_stereo
+TIRE ?= $(RECORDINGS)/mvtec3d_rgb
+RESULTS ?= results
+BACKBONE ?= published
+DEVICE ?= cpu
+PART ?=
 BENCH_ARGS ?=
 
 help:
-	@echo 'make demo    make synthetic parts, find their defects, write a report to $(OUT)/ (OUT=folder for another place)'
-	@echo 'make test    check the code and run the tests (PYTEST_ARGS="-k bank" for some of them)'
-	@echo 'make lint    check the code only'
-	@echo 'make bench   measure speed beside public peers, write docs/benchmarks.md (BENCH_ARGS="--rows aupro" for some rows)'
-	@echo 'make setup   create .venv with all libraries and the mm3dad command; demo and test do it themselves'
-	@echo 'make clean   remove $(OUT)/ and caches; .venv stays'
+	@echo 'make demo       make synthetic parts, find their defects, write a report to $(OUT)/ (OUT=folder for another place)'
+	@echo 'make test       check the code and run the tests (PYTEST_ARGS="-k bank" for some of them)'
+	@echo 'make lint       check the code only'
+	@echo 'make results    evaluate all methods on synthetic parts, road and tire, write docs/results.md (PART="--methods duet,rad" for some)'
+	@echo 'make reproduce  MVTEC=DIR EYECANDIES=DIR: the published protocol on the real data sets (BACKBONE=default: embedded weights)'
+	@echo 'make figures    draw the pictures of docs/methods'
+	@echo 'make bench      measure speed beside public peers, write docs/benchmarks.md (BENCH_ARGS="--rows aupro" for some rows)'
+	@echo 'make setup      create .venv with all libraries and the mm3dad command; demo and test do it themselves'
+	@echo 'make clean      remove $(OUT)/ and caches; .venv stays'
 
 setup: $(STAMP)
 
@@ -40,6 +51,21 @@ test: lint
 bench: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]' --no-build-isolation
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+# Makes the synthetic parts, or completes them.
+synthetic: $(STAMP)
+	@$(BIN)/mm3dad prepare synthetic --out $(SYNTHETIC)
+
+# Both go on where they were interrupted; RESULTS=folder keeps runs and features.
+results: synthetic
+	@$(BIN)/python -m benchmarks.results --synthetic $(SYNTHETIC) --road $(ROAD) --tire $(TIRE) --out $(RESULTS) --device $(DEVICE) $(PART)
+
+reproduce: $(STAMP)
+	@$(BIN)/python -m benchmarks.reproduce $(if $(MVTEC),--mvtec3d $(MVTEC)) $(if $(EYECANDIES),--eyecandies $(EYECANDIES)) \
+		--backbone $(BACKBONE) --out $(RESULTS) --device $(DEVICE) $(PART)
+
+figures: synthetic
+	@$(BIN)/python -m benchmarks.figures --root $(SYNTHETIC)
 
 clean:
 	@rm -rf $(OUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
