@@ -114,7 +114,7 @@ def measure_relief(centers: Tensor, ranges: Sequence[int] = (64, 256)) -> Tensor
     """Measure how far each centre lies above planes of its surroundings: (G, len(ranges) + 1) float32, metres, towards the sensor.
 
     FPFH sees edges and bends; the flat floor of a wide dent looks to it like any flat surface. The planes are fitted to the nearest
-    `ranges` centres and, last, to the whole cloud, robustly (reweighted by the Cauchy function), so that it follows the dominant plane.
+    `ranges` centres and, last, to the whole cloud: its dominant plane, the one with most centres near it.
 
     Args:
         centers: (G, 3) floating, metres, the sensor at the origin.
@@ -124,20 +124,38 @@ def measure_relief(centers: Tensor, ranges: Sequence[int] = (64, 256)) -> Tensor
     _, near = nearest_neighbors(place, place, min(max(ranges), len(place)))
     heights = []
     for count in ranges:
-        members = place[near[:, :count]]
-        middle = members.mean(1)
-        offset = members - middle[:, None]
-        normal = torch.linalg.eigh(offset.transpose(1, 2) @ offset).eigenvectors[:, :, 0]
-        heights.append(((place - middle) * _toward_sensor(normal, place)).sum(1))
-    weight = torch.ones_like(place[:, :1])
-    for _ in range(12):
-        middle = (weight * place).sum(0) / weight.sum()
-        offset = place - middle
-        normal = torch.linalg.eigh((weight * offset).T @ offset).eigenvectors[:, 0]
-        height = offset @ _toward_sensor(normal[None], middle[None])[0]
-        unit = 1.5 * height.abs().median().clamp_min(torch.finfo(place.dtype).eps)
-        weight = (1 / (1 + (height / unit) ** 2))[:, None]
-    return torch.stack([*heights, height], dim=1).float()
+        middle, normal = _fit_planes(place[near[:, :count]])
+        heights.append(((place - middle) * normal).sum(1))
+    heights.append(_measure_above_dominant(place, near[:, : min(ranges)]))
+    return torch.stack(heights, dim=1).float()
+
+
+def _measure_above_dominant(place: Tensor, near: Tensor, starts: int = 128, rounds: int = 15) -> Tensor:
+    """Height (G,) of each centre above the dominant plane, found by consensus of local planes.
+
+    A fit to all centres, even a robust one that starts from their common plane, tilts towards a dent that covers a third of the view.
+    So the start is the one of `starts` local planes (through the centres `near`) that most centres agree with, and the unit of
+    agreement stays what the best of them leaves: the distance within which its nearest 30 % lie.
+    """
+    first = torch.linspace(0, len(place) - 1, min(starts, len(place)), device=place.device).long()
+    middle, normal = _fit_planes(place[near[first]])
+    height = ((place - middle[:, None]) * normal[:, None]).sum(2)
+    extent = (place - place.mean(0)).norm(dim=1).max()
+    unit = height.abs().quantile(0.3, dim=1).min().clamp_min(1e-6 * extent + torch.finfo(place.dtype).tiny)
+    height = height[(1 / (1 + (height / unit) ** 2)).sum(1).argmax()]
+    for _ in range(rounds):
+        middle, normal = _fit_planes(place[None], (1 / (1 + (height / unit) ** 2))[None, :, None])
+        height = (place - middle) @ normal[0]
+    return height
+
+
+def _fit_planes(points: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return a point (B, 3) and the normal (B, 3) towards the sensor of the least-squares plane of each (B, K, 3), weights (B, K, 1)."""
+    weight = torch.ones_like(points[..., :1]) if weight is None else weight
+    middle = (weight * points).sum(1) / weight.sum(1)
+    offset = points - middle[:, None]
+    normal = torch.linalg.eigh((weight * offset).transpose(1, 2) @ offset).eigenvectors[:, :, 0]
+    return middle, _toward_sensor(normal, middle)
 
 
 def _toward_sensor(normal: Tensor, place: Tensor) -> Tensor:

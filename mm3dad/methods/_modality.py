@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mm3dad.methods.duet import Config
 
 Match = tuple[Tensor, Tensor]
-FEATURES_VERSION = 1  # raise it with every change to what a branch computes
+FEATURES_VERSION = 2  # raise it with every change to what a branch computes
 
 
 class Modality:

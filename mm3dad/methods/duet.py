@@ -256,7 +256,8 @@ class Duet(Detector):
             parts[f"{name}_score"] = torch.tensor(score)
             sigma = self.config.smooth * (sample.size[0] * sample.size[1]) ** 0.5 / 224
             heat = part.to_map(heat_values[name], patches, sample)
-            parts[f"{name}_map"] = smooth_map(heat, sigma) if self.config.smooth and sample.meta.organised else heat
+            measured = sample.valid if name == "xyz" else None
+            parts[f"{name}_map"] = smooth_map(heat, sigma, measured) if self.config.smooth and sample.meta.organised else heat
         score = float(combine([parts[f"{name}_score"] for name in found], self.config.fusion))
         threshold = self._thresholds[",".join(found)]
         return Prediction(

@@ -35,26 +35,37 @@ def upsample_map(scores: Tensor, size: tuple[int, int] | int, align_corners: boo
     return functional.interpolate(scores[None, None], size=size, mode="bilinear", align_corners=align_corners)[0, 0]
 
 
-def smooth_map(scores: Tensor, sigma: float = 4.0) -> Tensor:
+def smooth_map(scores: Tensor, sigma: float = 4.0, valid: Tensor | None = None) -> Tensor:
     """Blur a map with a Gaussian cut at 4 sigma; at the border the map is mirrored, so a constant map stays constant.
 
-    Same as scipy.ndimage.gaussian_filter with its defaults. Pixels without a measurement should be filled before.
+    Same as scipy.ndimage.gaussian_filter with its defaults. With `valid`, only measured pixels take part, each pixel getting the
+    weighted mean of those around it: a gap in a defect takes the defect's scores instead of washing them out (normalised
+    convolution; Knutsson and Westin, CVPR 1993). Where less than a tenth of the weight around is measured, the map fades to 0.
 
     Args:
         scores: (H, W) floating.
         sigma: standard deviation in pixels; 0 returns a copy.
+        valid: (H, W) bool, the measured pixels; none: all.
 
     Raises:
-        ShapeError: scores are not (H, W).
+        ShapeError: scores are not (H, W), or valid is not bool of that shape.
         DataError: NaN or infinite scores.
         ConfigError: sigma is negative or not a number.
     """
     check_values("map", scores, "(H, W)")
     if not 0 <= sigma < math.inf:
         raise ConfigError(f"sigma must be a finite number of pixels >= 0, got {sigma}; 4 is usual at 224 x 224")
-    radius = int(4 * sigma + 0.5)
-    if not radius:
+    if valid is not None and (valid.shape != scores.shape or valid.dtype != torch.bool):
+        raise ShapeError(f"valid must be bool {tuple(scores.shape)} like the map, got {valid.dtype} {tuple(valid.shape)}")
+    if int(4 * sigma + 0.5) == 0:
         return scores.clone()
+    if valid is None:
+        return _blur(scores, sigma)
+    return _blur(scores * valid, sigma) / _blur(valid.to(scores.dtype), sigma).clamp_min(0.1)
+
+
+def _blur(scores: Tensor, sigma: float) -> Tensor:
+    radius = int(4 * sigma + 0.5)
     offset = torch.arange(-radius, radius + 1, dtype=scores.dtype, device=scores.device)
     kernel = torch.exp(-0.5 * (offset / sigma) ** 2)
     kernel = (kernel / kernel.sum())[None, None]
