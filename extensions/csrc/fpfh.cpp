@@ -1,8 +1,8 @@
 // flags: -ffp-contract=off -fno-math-errno -fno-trapping-math
 // Fast point feature histograms from points alone: neighbours, normals, pair angles and the weighted mean in one go.
 //
-// All is kept in the order of the curve, so that neighbours lie side by side in memory, and neighbours are kept as short integers' worth of
-// places, never as tables of distances. Their order within a neighbourhood does not matter, so it is only split, not sorted.
+// All is kept in the order of the curve, so that neighbours lie side by side in memory, and neighbours are kept as
+// places on it, never as tables of distances. Their order within a neighbourhood does not matter, so it is only split, not sorted.
 
 #include "common.h"
 #include "neighbors.h"
@@ -62,7 +62,7 @@ MM3DAD_CLONES void find_neighbors(Cloud& cloud, const double* points, int64_t fi
   search_along(cloud.leaves, cloud.total, points, &cloud.leaves.index[first], count, k, Visit{cloud, first, wants_normals});
 }
 
-// Bins of the three angles between a point and its neighbours, `scratch` of 3 * used numbers; adds them up in `histogram`.
+// Bins of the three angles between a point and its neighbours, `scratch` of 3 * used numbers; counts them in two rows of `histogram`.
 inline __attribute__((always_inline)) void count_angles(const Cloud& cloud, int64_t i, int32_t* scratch, int32_t* histogram) {
   const int64_t used = cloud.used;
   const int32_t* near = cloud.table.data() + i * used;
@@ -109,7 +109,17 @@ inline __attribute__((always_inline)) void count_angles(const Cloud& cloud, int6
     alpha[j] = defined ? static_cast<int32_t>(second) : middle;
     phi[j] = defined ? static_cast<int32_t>(third) : middle;
   }
-  for (int64_t j = 0; j < used; ++j) {
+  // Smooth surfaces fill one bin again and again; two histograms in turn do not wait for each other.
+  int64_t j = 0;
+  for (; j + 1 < used; j += 2) {
+    ++histogram[theta[j]];
+    ++histogram[kBins + alpha[j]];
+    ++histogram[2 * kBins + phi[j]];
+    ++histogram[kRow + theta[j + 1]];
+    ++histogram[kRow + kBins + alpha[j + 1]];
+    ++histogram[kRow + 2 * kBins + phi[j + 1]];
+  }
+  if (j < used) {
     ++histogram[theta[j]];
     ++histogram[kBins + alpha[j]];
     ++histogram[2 * kBins + phi[j]];
@@ -120,9 +130,9 @@ template <typename T>
 inline __attribute__((always_inline)) void count_block(const Cloud& cloud, int64_t first, int64_t last, T* counts) {
   std::vector<int32_t> scratch(3 * cloud.used);
   for (int64_t i = first; i < last; ++i) {
-    int32_t histogram[kRow] = {0};
+    int32_t histogram[2 * kRow] = {0};
     count_angles(cloud, i, scratch.data(), histogram);
-    for (int bin = 0; bin < kRow; ++bin) counts[i * kRow + bin] = static_cast<T>(histogram[bin]);
+    for (int bin = 0; bin < kRow; ++bin) counts[i * kRow + bin] = static_cast<T>(histogram[bin] + histogram[kRow + bin]);
   }
 }
 

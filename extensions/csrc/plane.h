@@ -53,7 +53,7 @@ inline __attribute__((always_inline)) void find_axes(const double* spread, doubl
   for (int i = 0; i < 3; ++i)
     for (int j = 0; j < 3; ++j) vector[i][j] = i == j;
   for (int sweep = 0; sweep < 12; ++sweep) {
-    if (m[0][1] * m[0][1] + m[0][2] * m[0][2] + m[1][2] * m[1][2] < 1e-36) break;
+    if (m[0][1] * m[0][1] + m[0][2] * m[0][2] + m[1][2] * m[1][2] < 1e-32) break;
     for (int turn = 0; turn < 3; ++turn) {
       const int p = turn == 2 ? 1 : 0, q = turn == 0 ? 1 : 2, r = 3 - p - q;
       if (m[p][q] == 0) continue;
