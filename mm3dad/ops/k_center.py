@@ -22,7 +22,7 @@ NARROW = 3
 # Directions of the kernel's heads: its kHead less one.
 DIRECTIONS = 31
 # Rows that the directions are found from.
-SAMPLED = 2048
+SAMPLED = 1024
 # Up to so many distances the plain kernel is done before the directions are found.
 FEW = 2**19
 
