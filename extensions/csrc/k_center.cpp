@@ -23,6 +23,7 @@ constexpr double kSingle = std::numeric_limits<float>::epsilon();
 constexpr double kSlack = 1e-9;
 constexpr int kHead = 32;            // coordinates of a head, the last of which is the length of what the others leave
 constexpr int64_t kSampled = 1024;   // rows that tell whether skipping pays
+constexpr int kTurns = 4;            // of the iteration that finds the directions of the heads
 constexpr int64_t kFirstCheck = 8;   // picks before the first such look; the next ones follow at half as many again
 constexpr double kWorthwhile = 0.5;  // share of skipped rows from which the lazy form is taken
 constexpr size_t kParallel = 16384;  // members from which a step is shared among threads: below, waiting for them costs more
@@ -184,22 +185,106 @@ MM3DAD_CLONES double project(const Rows& rows, int64_t first, int64_t last, cons
   return std::sqrt(longest);
 }
 
-// directions: (kHead - 1, width), orthonormal but for `skew` (the norm of their products less the identity).
-Heads make_heads(const Rows& rows, const float* middle, const float* directions, double skew, int threads) {
+// One turn of subspace iteration: directions times the sample's transposed, times the sample.
+MM3DAD_CLONES void times_covariance(const float* sample, int64_t taken, int64_t width, float* directions) {
+  constexpr int kUsed = kHead - 1;
+  std::vector<float> along(width * kHead, 0.0f), sum(kUsed * width, 0.0f);
+  for (int h = 0; h < kUsed; ++h)
+    for (int64_t k = 0; k < width; ++k) along[k * kHead + h] = directions[h * width + k];
+  for (int64_t i = 0; i < taken; ++i) {
+    const float* from = sample + i * width;
+    float onto[kHead] = {};
+    for (int64_t k = 0; k < width; ++k)
+      for (int h = 0; h < kHead; ++h) onto[h] += from[k] * along[k * kHead + h];
+    for (int h = 0; h < kUsed; ++h)
+      for (int64_t k = 0; k < width; ++k) sum[h * width + k] += onto[h] * from[k];
+  }
+  std::copy(sum.begin(), sum.end(), directions);
+}
+
+// A few directions that hold most of the spread of some rows, and the middle of these. They decide how much work is saved, never what is
+// picked. Small products in plain loops: a matrix library's threads would wait for each other longer than all of this takes.
+struct Frame {
+  std::vector<float> middle, directions;  // (width), (kHead - 1, width)
+  double skew = 0;                        // how far the directions are from orthonormal
+
+  explicit Frame(const Rows& rows) : middle(rows.width), directions((kHead - 1) * rows.width) {
+    const int64_t step = std::max<int64_t>(1, rows.count / kSampled), width = rows.width;
+    std::vector<double> mean(width, 0.0);
+    int64_t taken = 0;
+    for (int64_t i = 0; i < rows.count; i += step, ++taken)
+      for (int64_t k = 0; k < width; ++k) mean[k] += rows.row(i)[k];
+    for (int64_t k = 0; k < width; ++k) middle[k] = static_cast<float>(mean[k] / taken);
+    std::vector<float> sample(taken * width);
+    for (int64_t i = 0; i < taken; ++i)
+      for (int64_t k = 0; k < width; ++k) sample[i * width + k] = rows.row(i * step)[k] - middle[k];
+    uint32_t state = 1;  // any start will do that is the same every time
+    for (float& value : directions) {
+      state = state * 1664525u + 1013904223u;
+      value = static_cast<float>(state >> 8) / (1 << 24) - 0.5f;
+    }
+    orthonormalise(width);
+    for (int turn = 0; turn < kTurns; ++turn) {
+      times_covariance(sample.data(), taken, width, directions.data());
+      orthonormalise(width);
+    }
+    for (int g = 0; g + 1 < kHead; ++g)
+      for (int h = 0; h + 1 < kHead; ++h) {
+        const double product = dot(&directions[g * width], &directions[h * width], width) - (g == h && used > g ? 1.0 : 0.0);
+        skew += product * product;
+      }
+    skew = std::sqrt(skew);
+  }
+
+ private:
+  int used = 0;  // directions that are not zero
+
+  static double dot(const float* a, const float* b, int64_t width) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t k = 0; k < width; ++k) sum += static_cast<double>(a[k]) * b[k];
+    return sum;
+  }
+
+  // Gram and Schmidt, twice each, which is enough for float32; a direction of which nothing is left becomes zero.
+  void orthonormalise(int64_t width) {
+    used = 0;
+    for (int h = 0; h + 1 < kHead; ++h) {
+      float* own = &directions[h * width];
+      const double before = std::sqrt(dot(own, own, width));
+      for (int again = 0; again < 2; ++again)
+        for (int g = 0; g < used; ++g) {
+          const float* other = &directions[g * width];
+          const float along = static_cast<float>(dot(own, other, width));
+          for (int64_t k = 0; k < width; ++k) own[k] -= along * other[k];
+        }
+      const double length = std::sqrt(dot(own, own, width));
+      if (!(length > 1e-4 * before) || !std::isfinite(length)) {
+        std::fill_n(own, width, 0.0f);
+        continue;
+      }
+      for (int64_t k = 0; k < width; ++k) directions[used * width + k] = static_cast<float>(own[k] / length);
+      if (used++ < h) std::fill_n(own, width, 0.0f);
+    }
+  }
+};
+
+Heads make_heads(const Rows& rows, int threads) {
+  const Frame frame(rows);
   Heads heads;
   heads.data.resize(rows.count * kHead);
   std::vector<float> along(rows.width * kHead, 0.0f);
   for (int h = 0; h + 1 < kHead; ++h)
-    for (int64_t k = 0; k < rows.width; ++k) along[k * kHead + h] = directions[h * rows.width + k];
+    for (int64_t k = 0; k < rows.width; ++k) along[k * kHead + h] = frame.directions[h * rows.width + k];
   double longest = 0;
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(max : longest)
   for (int t = 0; t < threads; ++t)
-    longest = std::max(longest, project(rows, rows.count * t / threads, rows.count * (t + 1) / threads, middle, directions, along.data(),
-                                        heads.data.data()));
+    longest = std::max(longest, project(rows, rows.count * t / threads, rows.count * (t + 1) / threads, frame.middle.data(),
+                                        frame.directions.data(), along.data(), heads.data.data()));
   // A float32 dot product is off by at most width * epsilon / 2 times both lengths; what it is off by is missing in the rest, too.
   const double dot = std::sqrt(static_cast<double>(kHead)) * (rows.width + 4) * kSingle / 2;
   const double rest = kHead * (1 + std::sqrt(static_cast<double>(kHead))) * kSingle;
-  heads.slack = 2 * longest * (2 * dot + rest + 2 * skew);
+  heads.slack = 2 * longest * (2 * dot + rest + 2 * frame.skew);
   return heads;
 }
 
@@ -462,21 +547,14 @@ void pick(const Rows& rows, const Heads* heads, int64_t count, int64_t start, in
 
 }  // namespace k_center
 
-Tensor k_center_op(const Tensor& rows, const Tensor& middle, const Tensor& directions, double skew, int64_t count, int64_t start,
-                int64_t threads) {
+Tensor k_center_op(const Tensor& rows, int64_t count, int64_t start, int64_t threads) {
   check_tensor(rows, 2, ScalarType::Float, "rows");
-  check_tensor(middle, 1, ScalarType::Float, "middle");
-  check_tensor(directions, 2, ScalarType::Float, "directions");
-  const int64_t total = rows.size(0), width = rows.size(1);
-  STD_TORCH_CHECK(middle.size(0) == width && directions.size(0) == k_center::kHead - 1 && directions.size(1) == width,
-                  "middle must be (D,) and directions (31, D)");
+  const int64_t total = rows.size(0);
   STD_TORCH_CHECK(count >= 1 && count <= total && start >= 0 && start < total && total < INT32_MAX, "count or start is out of range");
   Tensor chosen = torch::stable::new_empty(rows, {count}, ScalarType::Long);
-  const k_center::Rows from(rows.const_data_ptr<float>(), total, width);
-  const int workers = static_cast<int>(threads);
-  const k_center::Heads heads =
-      k_center::make_heads(from, middle.const_data_ptr<float>(), directions.const_data_ptr<float>(), skew, workers);
-  k_center::pick(from, &heads, count, start, workers, chosen.mutable_data_ptr<int64_t>());
+  const k_center::Rows from(rows.const_data_ptr<float>(), total, rows.size(1));
+  const k_center::Heads heads = k_center::make_heads(from, static_cast<int>(threads));
+  k_center::pick(from, &heads, count, start, static_cast<int>(threads), chosen.mutable_data_ptr<int64_t>());
   return chosen;
 }
 
@@ -493,7 +571,7 @@ Tensor k_center_plain_op(const Tensor& rows, int64_t count, int64_t start, int64
 }  // namespace mm3dad
 
 STABLE_TORCH_LIBRARY_FRAGMENT(mm3dad, m) {
-  m.def("k_center(Tensor rows, Tensor middle, Tensor directions, float skew, int count, int start, int threads) -> Tensor");
+  m.def("k_center(Tensor rows, int count, int start, int threads) -> Tensor");
   m.def("k_center_plain(Tensor rows, int count, int start, int threads) -> Tensor");
 }
 

@@ -114,18 +114,37 @@ def check_maps(maps: ArrayLike, masks: ArrayLike) -> tuple[Sequence[np.ndarray],
     return values, truth
 
 
-def rank(negatives: np.ndarray, positives: np.ndarray, weights: np.ndarray | None = None) -> Ranking:
-    """Sort both classes and count, for each positive, the negatives above it and at its value."""
-    negatives = np.sort(negatives)
+def rank(negatives: np.ndarray, positives: np.ndarray, weights: np.ndarray | None = None, top: float = 1.0) -> Ranking:
+    """Sort both classes and count, for each positive, the negatives above it and at its value.
+
+    Args:
+        negatives: (n,) scores; sorted in place.
+        positives: (p,) scores.
+        weights: (p,) share of each positive; None: equal.
+        top: share of the negatives, from the highest, that has to be in order. Below, their order and the counts of the positives
+            among them are arbitrary, but such counts are larger than `top` times n.
+    """
+    _sort_top(negatives, top)
     if weights is None:
         positives = np.sort(positives)
         weights = np.full(len(positives), 1.0 / max(1, len(positives)))
     else:
-        order = np.argsort(positives, kind="stable")
+        order = np.argsort(positives)
         positives, weights = positives[order], weights[order]
     above = len(negatives) - np.searchsorted(negatives, positives, side="right")
     reached = len(negatives) - np.searchsorted(negatives, positives, side="left")
     return Ranking(negatives, positives, weights, above, reached)
+
+
+def _sort_top(values: np.ndarray, share: float) -> None:
+    first = len(values) - int(share * len(values)) - 1
+    if first > 0:
+        values.partition(first)
+        # Values equal to the lowest of the top must not be left below it: their counts would be wrong.
+        if not (values[:first] == values[first]).any():
+            values[first:].sort()
+            return
+    values.sort()
 
 
 def precision_and_recall(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:

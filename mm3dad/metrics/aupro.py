@@ -10,26 +10,28 @@ from mm3dad.errors import ConfigError, DataError
 from mm3dad.metrics._ranking import ArrayLike, Ranking, check_maps, rank
 
 
-def rank_pixels(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Ranking:
+def rank_pixels(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray], top: float = 1.0) -> Ranking:
     """Rank the pixels of checked maps; a defect pixel weighs 1 / (area of its region * number of regions).
 
     Regions are 8-connected components, image by image, so every region counts the same whatever its size. Cost is one
-    sort of the normal pixels; memory is a few arrays of one number per pixel.
+    sort of the normal pixels, or of their highest `top` share; memory is a few arrays of one number per pixel.
     """
     weights = np.concatenate([_pixel_weights(mask) for mask in masks])
     regions = weights.sum()
     positives = np.concatenate([value[mask] for value, mask in zip(maps, masks, strict=True)])
-    negatives = np.concatenate([value[~mask] for value, mask in zip(maps, masks, strict=True)])
-    return rank(negatives, positives, weights / regions if regions else weights)
+    negatives = np.concatenate([value[~mask] if mask.any() else value.ravel() for value, mask in zip(maps, masks, strict=True)])
+    return rank(negatives, positives, weights / regions if regions else weights, top)
 
 
 def _pixel_weights(mask: np.ndarray) -> np.ndarray:
     """1 / area of its region for each defect pixel of one mask, in row-major order."""
     from scipy.ndimage import label
 
-    if not mask.any():
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
         return np.zeros(0)
-    region = label(mask, structure=np.ones((3, 3), dtype=int))[0][mask]
+    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    region = label(box, structure=np.ones((3, 3), dtype=int))[0][box]
     return 1.0 / np.bincount(region)[region]
 
 
@@ -59,8 +61,10 @@ def aupro(maps: ArrayLike, masks: ArrayLike, limit: float = 0.3, thresholds: int
     check_limit(limit)
     if thresholds is not None and thresholds < 2:
         raise ConfigError(f"thresholds must be None (exact) or at least 2, got {thresholds}; the published definition takes 100")
-    ranking = rank_pixels(*check_maps(maps, masks))
-    return aupro_of(ranking, limit) if thresholds is None else aupro_at_thresholds(ranking, limit, thresholds)
+    values, truth = check_maps(maps, masks)
+    if thresholds is None:
+        return aupro_of(rank_pixels(values, truth, limit), limit)
+    return aupro_at_thresholds(rank_pixels(values, truth), limit, thresholds)
 
 
 def check_limit(limit: float) -> None:

@@ -19,11 +19,7 @@ from mm3dad.ops._native import native_kernels
 BLOCK = 512
 # Up to this width a slab along one axis cuts the work down further than stale bounds do.
 NARROW = 3
-# Directions of the kernel's heads: its kHead less one.
-DIRECTIONS = 31
-# Rows that the directions are found from.
-SAMPLED = 2048
-# Up to so many distances the plain kernel is done before the directions are found.
+# Up to so many distances the plain kernel is done before the other has looked at the rows.
 FEW = 2**19
 
 
@@ -55,7 +51,7 @@ def pick_centers(rows: Tensor, count: int, start: int = 0, name: str = "rows") -
         return pick_centers_reference(rows, count, start)
     if len(rows) * count <= FEW:
         return kernels.k_center_plain(single, count, start, 1)
-    return kernels.k_center(single, *_lead(single), count, start, torch.get_num_threads())
+    return kernels.k_center(single, count, start, torch.get_num_threads())
 
 
 def pick_centers_reference(rows: Tensor, count: int, start: int = 0) -> Tensor:
@@ -77,28 +73,6 @@ def pick_centers_plain(rows: Tensor, count: int, start: int = 0) -> Tensor:
         # argmax may return any of several equal maxima; the smallest of their indices is the one asked for.
         chosen[step] = torch.where(distance == distance.max(), index, len(rows)).min()
     return chosen
-
-
-def _lead(rows: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Return what the kernel makes heads of: a middle (D,), directions (31, D) and how far from orthonormal these are.
-
-    The directions hold most of the spread of some rows: subspace iteration, then sorted by spread. They decide how much work the kernel
-    saves, never what it picks; where the rows have fewer columns the rest is zero.
-    """
-    sample = rows[:: max(1, len(rows) // SAMPLED)].double()
-    middle = sample.mean(0)
-    sample = sample - middle
-    width = min(DIRECTIONS, rows.shape[1])
-    basis = torch.randn(rows.shape[1], width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for _ in range(4):
-        basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
-    spread = sample @ basis
-    basis = basis @ torch.linalg.eigh(spread.T @ spread).eigenvectors.flip(1)
-    directions = torch.zeros(DIRECTIONS, rows.shape[1])
-    directions[:width] = basis.T
-    skew = directions.double() @ directions.double().T
-    skew.diagonal()[:width] -= 1
-    return middle.float(), directions, float(skew.norm())
 
 
 def _pick_by_slab(rows: NDArray[np.floating], count: int, start: int) -> NDArray[np.int64]:

@@ -185,6 +185,24 @@ def test_a_small_budget_thins_each_sample_to_its_coreset(share):
     assert torch.equal(bank.places_of(1), make_place(count)[chosen])
 
 
+@pytest.mark.parametrize("share", [0.7, 0.3])
+def test_what_thinning_may_cost_the_coreset(share):
+    # Two greedy choices, one after the other: every row lies within the sum of their radii of a chosen one (triangle inequality).
+    samples, count, width = 4, 150, 12
+    full = [make_features(number, count, width) for number in range(samples)]
+    keep = int(share * count)
+    kept = [features[select_coreset(features, keep)] for features in full]
+    thinning = max(float(torch.cdist(rows, part).amin(1).max()) for rows, part in zip(full, kept, strict=True))
+    union = torch.cat(kept)
+    chosen = union[select_coreset(union, 40)]
+    choosing = float(torch.cdist(union, chosen).amin(1).max())
+    everything = torch.cat(full)
+    exact = everything[select_coreset(everything, 40)]
+    radius, best = (float(torch.cdist(everything, rows).amin(1).max()) for rows in (chosen, exact))
+    assert radius <= (thinning + choosing) * (1 + 1e-5)
+    assert radius <= 1.5 * best, "on rows like these the thinned bank's coreset covers nearly as well as the exact one"
+
+
 def test_a_budget_below_one_row_names_the_least():
     bank, least = Bank(budget=100, samples=10), 10 * (10 + 16 + 20)
     with pytest.raises(ConfigError, match=f"does not hold one row for each of 10 samples; raise it to at least {least} bytes"):
