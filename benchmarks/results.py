@@ -14,8 +14,8 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.results_page import write_page
 from benchmarks.plan import ALL, DATA, METHODS, SEEDS, SETTINGS, Data, find_obstacle, method_options, shots_of, uses_normals
+from benchmarks.results_page import write_page
 from mm3dad.errors import ConfigError, Mm3dadError, nearest_name
 from mm3dad.registry import METHODS as REGISTRY
 from mm3dad.run.evaluate import evaluate
