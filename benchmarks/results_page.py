@@ -32,26 +32,32 @@ Every method under one protocol ([protocol.md](protocol.md)), one model per cate
 """
 
 
-def write_page(path: Path, out: Path, methods: Sequence[str], reasons: Mapping[tuple[str, str], str]) -> Path:
+def write_page(
+    path: Path, out: Path, methods: Sequence[str], left_out: Mapping[tuple[str, str], str], failed: Mapping[tuple[str, str], str]
+) -> Path:
     """Write the page of everything that is kept below `out`.
 
     Args:
         path: the Markdown file.
         out: folder of results, `<setting>/<method>` of `mm3dad evaluate --out`.
         methods: lines of every table, in this order.
-        reasons: (setting, method) -> why it is not there, of the call that writes the page.
+        left_out: (setting, method) -> why it was not run by the call that writes the page.
+        failed: (setting, method) -> what stopped it in that call.
     """
     sources: list[str] = []
     kept = {(name, method): read_kept(out / name / method) for data in DATA for name in data.settings for method in methods}
     parts = [INTRO, _provenance(result for result, _ in kept.values() if result)]
     for data in DATA:
         if not any(kept[name, method][1] for name in data.settings for method in methods):
-            why = {reason for (name, _), reason in reasons.items() if name in data.settings} or {"not run yet"}
+            why = {reason for (name, _), reason in {**left_out, **failed}.items() if name in data.settings} or {"not run yet"}
             parts.append(f"## {data.title}\n{data.note} Missing: {'; '.join(sorted(why))}.\n")
             continue
         parts.append(f"## {data.title}\n{data.note}\n")
         for setting, name in zip(data.parts, data.settings, strict=True):
-            lines = [_line(data, method, setting, kept[name, method], reasons.get((name, method)), sources) for method in methods]
+            lines = [
+                _line(data, method, setting, kept[name, method], left_out.get((name, method)), failed.get((name, method)), sources)
+                for method in methods
+            ]
             title = SETTING_TITLES.get(setting, setting.replace("shot", "-shot"))
             parts.append(f"### {data.title}: {title}\n{draw_markdown(_head(), lines)}")
     parts.append("## Sources of the published figures\n" + "".join(f"{n}. {text}.\n" for n, text in enumerate(sources, 1)))
@@ -99,7 +105,8 @@ def _line(
     method: str,
     setting: str,
     kept: tuple[dict[str, Any], list[dict[str, Any]]],
-    reason: str | None,
+    left_out: str | None,
+    failed: str | None,
     sources: list[str],
 ) -> list[str]:
     result, runs = kept
@@ -107,7 +114,7 @@ def _line(
     published = [] if obstacle else find_figures(method, data.name, setting)
     beside = [_published(published, data), _sources(published, sources)]
     if obstacle or not runs:
-        return [method, *["-"] * len(QUALITY), *beside, "-", "-", *["-"] * len(COST), obstacle or reason or "not run yet"]
+        return [method, *["-"] * len(QUALITY), *beside, "-", "-", *["-"] * len(COST), obstacle or failed or left_out or "not run yet"]
     mean = summarise(runs)["mean"]
     features = ", ".join(dict.fromkeys(str(row["name"]) for row in result["weights"])) or "no pretrained weights"
     first = summarise([run for run in runs if run["seed"] == min(one["seed"] for one in runs)])["mean"]
@@ -120,7 +127,7 @@ def _line(
         _fitted_on(result, setting),
         features,
         *cost,
-        _coverage(data, setting, runs) + (f"; {reason}" if reason else ""),
+        _coverage(data, setting, runs) + (f"; {failed}" if failed else ""),
     ]
 
 

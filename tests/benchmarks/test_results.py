@@ -124,6 +124,8 @@ def test_a_failed_line_says_why_and_the_others_go_on(tree, tmp_path, monkeypatch
     run(lone, tmp_path, settings=["synthetic-full"])
     assert table(tmp_path / "page.md", "Synthetic parts: all normal samples")["toy"]["mean over, or why not"].endswith("seeds 0; disk full")
     monkeypatch.undo()
+    run_results({}, tmp_path / "out", tmp_path / "page.md", settings=["synthetic-full"], methods=["toy"])  # what is kept needs no folder
+    assert table(tmp_path / "page.md", "Synthetic parts: all normal samples")["toy"]["mean over, or why not"].endswith("seeds 0")
     words = ["--synthetic", str(lone), "--out", str(tmp_path / "out"), "--page", str(tmp_path / "page.md"), "--methods", "toy"]
     assert main([*words, "--settings", "synthetic-4shot"]) == 1
     assert main([*words, "--settings", "synthetic-full", "--seeds", "0"]) == 0
