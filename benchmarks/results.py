@@ -14,8 +14,8 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.results_page import write_page
 from benchmarks.plan import ALL, DATA, METHODS, SEEDS, SETTINGS, Data, find_obstacle, method_options, shots_of, uses_normals
+from benchmarks.results_page import write_page
 from mm3dad.errors import ConfigError, Mm3dadError, nearest_name
 from mm3dad.registry import METHODS as REGISTRY
 from mm3dad.run.evaluate import evaluate
@@ -60,7 +60,7 @@ def run_results(
                 raise ConfigError(f"unknown {word} {name!r}; {nearest_name(name, known)}")
     lines = list(dict.fromkeys([*METHODS, *methods]))
     failed: dict[tuple[str, str], str] = {}
-    reasons: dict[tuple[str, str], str] = {}
+    left_out: dict[tuple[str, str], str] = {}
     for data, setting, method in itertools.product(DATA, ALL, methods):
         name = f"{data.name}-{setting}"
         if name not in settings or find_obstacle(method, setting):
@@ -68,12 +68,12 @@ def run_results(
         root = (own_roots or {}).get((data.name, method), roots.get(data.name))
         try:
             if reason := _run(data, setting, method, root, out, categories, seeds, published, device, roots.get("synthetic")):
-                reasons[name, method] = reason
+                left_out[name, method] = reason
         except Mm3dadError as error:
-            failed[name, method] = reasons[name, method] = _hide_folders(" ".join(str(error).split()), [*roots.values(), root, out])
+            failed[name, method] = _hide_folders(" ".join(str(error).split()), [*roots.values(), root, out])
             print(f"{name}, {method}: {error}", flush=True)
-        write_page(page, out, lines, reasons)
-    write_page(page, out, lines, reasons)
+        write_page(page, out, lines, left_out, failed)
+    write_page(page, out, lines, left_out, failed)
     return failed
 
 

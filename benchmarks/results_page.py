@@ -16,6 +16,7 @@ from mm3dad.view.tables import COSTS, RATES, number
 
 QUALITY = ("image_auroc", "pixel_auroc", "aupro_30", "aupro_30_ref100")
 COST = ("fit_seconds", "predict_ms_p50", "bank_bytes")
+TIMED = ("full", "zero")  # where features are computed; the settings after them find them in the cache
 SETTING_TITLES = {"full": "all normal samples", "zero": "no normal sample of the part"}
 INTRO = """# Results
 Every method under one protocol ([protocol.md](protocol.md)), one model per category, means over categories, ± the spread over seeds.
@@ -25,30 +26,38 @@ Every method under one protocol ([protocol.md](protocol.md)), one model per cate
 - `-` is a setting that a method cannot do, or has not run yet; the last column says which.
 - *Published* figures (image AUROC / AUPRO@0.3 unless it says otherwise) were read in the numbered source and **not measured here**. Beside
   data that no paper uses stand the figures of the same setting on MVTec 3D-AD or on the paper's own data: an anchor, not a comparison.
+- Times are of the first seed with all normal samples (or none), on a machine that may have had other work; later seeds and fewer shots take
+  the features of some methods from a cache, so their times say nothing and are left out.
 - **Transductive** methods see the whole test set before they score it; **auxiliary** ones learned from labelled defects of other products.
 """
 
 
-def write_page(path: Path, out: Path, methods: Sequence[str], reasons: Mapping[tuple[str, str], str]) -> Path:
+def write_page(
+    path: Path, out: Path, methods: Sequence[str], left_out: Mapping[tuple[str, str], str], failed: Mapping[tuple[str, str], str]
+) -> Path:
     """Write the page of everything that is kept below `out`.
 
     Args:
         path: the Markdown file.
         out: folder of results, `<setting>/<method>` of `mm3dad evaluate --out`.
         methods: lines of every table, in this order.
-        reasons: (setting, method) -> why it is not there, of the call that writes the page.
+        left_out: (setting, method) -> why it was not run by the call that writes the page.
+        failed: (setting, method) -> what stopped it in that call.
     """
     sources: list[str] = []
     kept = {(name, method): read_kept(out / name / method) for data in DATA for name in data.settings for method in methods}
     parts = [INTRO, _provenance(result for result, _ in kept.values() if result)]
     for data in DATA:
         if not any(kept[name, method][1] for name in data.settings for method in methods):
-            why = {reason for (name, _), reason in reasons.items() if name in data.settings} or {"not run yet"}
+            why = {reason for (name, _), reason in {**left_out, **failed}.items() if name in data.settings} or {"not run yet"}
             parts.append(f"## {data.title}\n{data.note} Missing: {'; '.join(sorted(why))}.\n")
             continue
         parts.append(f"## {data.title}\n{data.note}\n")
         for setting, name in zip(data.parts, data.settings, strict=True):
-            lines = [_line(data, method, setting, kept[name, method], reasons.get((name, method)), sources) for method in methods]
+            lines = [
+                _line(data, method, setting, kept[name, method], left_out.get((name, method)), failed.get((name, method)), sources)
+                for method in methods
+            ]
             title = SETTING_TITLES.get(setting, setting.replace("shot", "-shot"))
             parts.append(f"### {data.title}: {title}\n{draw_markdown(_head(), lines)}")
     parts.append("## Sources of the published figures\n" + "".join(f"{n}. {text}.\n" for n, text in enumerate(sources, 1)))
@@ -96,7 +105,8 @@ def _line(
     method: str,
     setting: str,
     kept: tuple[dict[str, Any], list[dict[str, Any]]],
-    reason: str | None,
+    left_out: str | None,
+    failed: str | None,
     sources: list[str],
 ) -> list[str]:
     result, runs = kept
@@ -104,10 +114,12 @@ def _line(
     published = [] if obstacle else find_figures(method, data.name, setting)
     beside = [_published(published, data), _sources(published, sources)]
     if obstacle or not runs:
-        return [method, *["-"] * len(QUALITY), *beside, "-", "-", *["-"] * len(COST), obstacle or reason or "not run yet"]
+        return [method, *["-"] * len(QUALITY), *beside, "-", "-", *["-"] * len(COST), obstacle or failed or left_out or "not run yet"]
     mean = summarise(runs)["mean"]
     features = ", ".join(dict.fromkeys(str(row["name"]) for row in result["weights"])) or "no pretrained weights"
-    ours, cost = ([_cell(mean, name) for name in names] for names in (QUALITY, COST))
+    first = summarise([run for run in runs if run["seed"] == min(one["seed"] for one in runs)])["mean"]
+    ours = [_cell(mean, name) for name in QUALITY]
+    cost = [number(first[name], name) if setting in TIMED or name == "bank_bytes" else "-" for name in COST]
     return [
         method,
         *ours,
@@ -115,7 +127,7 @@ def _line(
         _fitted_on(result, setting),
         features,
         *cost,
-        _coverage(data, setting, runs) + (f"; {reason}" if reason else ""),
+        _coverage(data, setting, runs) + (f"; {failed}" if failed else ""),
     ]
 
 

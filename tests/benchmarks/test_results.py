@@ -7,10 +7,10 @@ import json
 import pytest
 
 from benchmarks import results as module
-from benchmarks.results_page import read_kept
 from benchmarks.plan import DATA, METHODS, SETTINGS, find_obstacle, method_options
 from benchmarks.published import FIGURES, find_figures
 from benchmarks.results import main, run_results
+from benchmarks.results_page import read_kept
 from mm3dad.errors import ConfigError, DataError
 from tests.run import toy
 
@@ -43,6 +43,9 @@ def test_a_line_is_the_mean_of_its_runs_with_its_published_figure_beside(tree, t
     assert lines["toy"]["fitted on"] == "all normal samples"
     assert lines["toyset"]["fitted on"] == "all normal samples; **transductive**"
     assert lines["toy"]["mean over, or why not"] == "**part**: 2 of 8 categories, seeds 0, 1"
+    first = [one["metrics"]["fit_seconds"] for one in kept["runs"] if one["seed"] == 0]
+    assert float(lines["toy"]["fit, s"]) == pytest.approx(sum(first) / 2, rel=0.01)  # later seeds may find features in the cache
+    assert table(tmp_path / "page.md", "Synthetic parts: 4-shot")["toy"]["fit, s"] == "-"
     assert kept["command"].startswith("mm3dad evaluate toy --dataset synthetic")
     assert table(tmp_path / "page.md", "Synthetic parts: 4-shot")["toy"]["fitted on"] == "4 normal"
     # methods that were not run stand there all the same, each with the published figure and its source
@@ -121,6 +124,8 @@ def test_a_failed_line_says_why_and_the_others_go_on(tree, tmp_path, monkeypatch
     run(lone, tmp_path, settings=["synthetic-full"])
     assert table(tmp_path / "page.md", "Synthetic parts: all normal samples")["toy"]["mean over, or why not"].endswith("seeds 0; disk full")
     monkeypatch.undo()
+    run_results({}, tmp_path / "out", tmp_path / "page.md", settings=["synthetic-full"], methods=["toy"])  # what is kept needs no folder
+    assert table(tmp_path / "page.md", "Synthetic parts: all normal samples")["toy"]["mean over, or why not"].endswith("seeds 0")
     words = ["--synthetic", str(lone), "--out", str(tmp_path / "out"), "--page", str(tmp_path / "page.md"), "--methods", "toy"]
     assert main([*words, "--settings", "synthetic-4shot"]) == 1
     assert main([*words, "--settings", "synthetic-full", "--seeds", "0"]) == 0
