@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mm3dad.errors import ConfigError, ShapeError
@@ -23,8 +22,16 @@ def check_rows(name: str, rows: Tensor, width: int | None = None, least: int = 1
         raise ShapeError(f"{name} must be floating point, got {rows.dtype}; use {name}.float()")
     if rows.shape[0] < least:
         raise ShapeError(f"{name} must have at least {least} rows, got {rows.shape[0]}; is the cloud empty or mostly invalid?")
-    if not bool(torch.isfinite(rows).all()):
+    if not is_finite(rows):
         raise ShapeError(f"{name} must be finite, got NaN or Inf; drop invalid points first (Sample.valid)")
+
+
+def is_finite(values: Tensor) -> bool:
+    """Tell whether no value is NaN or infinite.
+
+    Their sum shows either and takes one pass; only where it is not finite itself, as large values may make it, each value is looked at.
+    """
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def check_integer(name: str, value: int, least: int, most: int | None = None, cure: str = "") -> int:
