@@ -29,9 +29,10 @@ def check_rows(name: str, rows: Tensor, width: int | None = None, least: int = 1
 def is_finite(values: Tensor) -> bool:
     """Tell whether no value is NaN or infinite.
 
-    Their sum shows either and takes one pass; only where it is not finite itself, as large values may make it, each value is looked at.
+    Sums of rows show either in one pass; only where one is not finite itself, as large values may make it, each value is looked at.
     """
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+    sums = values.sum(dim=-1) if values.ndim else values
+    return bool(sums.isfinite().all()) or bool(values.isfinite().all())
 
 
 def check_integer(name: str, value: int, least: int, most: int | None = None, cure: str = "") -> int:
