@@ -1,4 +1,4 @@
-"""Mutual scoring beside the published code and beside the bare matrix products of the symmetric half; windowed retrieval beside its loop."""
+"""Mutual scoring beside the published code and the bare matrix products; windowed retrieval beside its loop."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ def make_mutual(quick: bool) -> Row:
         ours=partial(mutual_scores, features),
         peers=[
             Peer("published", partial(score_published, features), "MuSc-V2's, re-implemented from the sheet", largest_gap, 1e-4, reach=2),
-            Peer(
-                "bare products", partial(multiply_pairs, features), "torch.mm, each pair once, nothing read off", lambda *_: 0.0, reach=1 / 1.4
-            ),
+            Peer("bare products", partial(multiply_pairs, features), "torch.mm, each pair once", lambda *_: 0.0, reach=1 / 1.4),
         ],
         growth=Growth("samples", sizes, make_side, tuple(sides)),
     )
@@ -81,7 +79,7 @@ def make_windowed(quick: bool) -> Row:
         inputs=f"{grid[0]} x {grid[1]} patches x {width} against {images} images in half precision (the peer's in single)",
         ours=partial(windowed_scores, patches, bank, grid, 1),
         peers=[
-            Peer("loop over patches", partial(score_by_loop, patches, wide, grid, 1), "RAD's, re-implemented from the sheet", largest_gap, 1e-3)
+            Peer("loop", partial(score_by_loop, patches, wide, grid, 1), "RAD's, re-implemented from the sheet", largest_gap, 1e-3),
         ],
     )
 
