@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mm3dad.errors import DataError, ModelError
 from mm3dad.memory.search import nearest_rows
-from mm3dad.ops._check import is_finite
+from mm3dad.ops.finite import is_finite
 
 TENSORS = ("rows", "owner", "shift", "scale")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mm3dad.errors import ConfigError, ShapeError
+from mm3dad.ops.finite import is_finite
 
 
 def check_rows(name: str, rows: Tensor, width: int | None = None, least: int = 1) -> None:
@@ -24,15 +25,6 @@ def check_rows(name: str, rows: Tensor, width: int | None = None, least: int = 1
         raise ShapeError(f"{name} must have at least {least} rows, got {rows.shape[0]}; is the cloud empty or mostly invalid?")
     if not is_finite(rows):
         raise ShapeError(f"{name} must be finite, got NaN or Inf; drop invalid points first (Sample.valid)")
-
-
-def is_finite(values: Tensor) -> bool:
-    """Tell whether no value is NaN or infinite.
-
-    Sums of rows show either in one pass; only where one is not finite itself, as large values may make it, each value is looked at.
-    """
-    sums = values.sum(dim=-1) if values.ndim else values
-    return bool(sums.isfinite().all()) or bool(values.isfinite().all())
 
 
 def check_integer(name: str, value: int, least: int, most: int | None = None, cure: str = "") -> int:

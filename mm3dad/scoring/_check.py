@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mm3dad.errors import DataError, ShapeError
-from mm3dad.ops._check import is_finite
+from mm3dad.ops.finite import is_finite
 
 
 def check_values(name: str, values: Tensor, form: str) -> None:
