@@ -22,9 +22,9 @@ def make_features(samples: int, patches: int, width: int) -> torch.Tensor:
     return torch.nn.functional.normalize(features, dim=2).half()
 
 
-def make_set(quick: bool) -> Row:
+def make_set(quick: bool, samples: int = 12) -> Row:
     """One layer with the published widths; the method has three, and time is proportional."""
-    samples, widths = (4, (64, 32)) if quick else (12, (768, 384))
+    samples, widths = (4, (64, 32)) if quick else (samples, (768, 384))
     images, points = (make_features(samples, patches, width) for patches, width in zip((GRID * GRID, CENTERS), widths, strict=True))
     patch = torch.randint(GRID * GRID, (samples, CENTERS), generator=torch.Generator().manual_seed(0))
     detector: Any = mm3dad.create("muscv2", reference=True).fit()
@@ -49,4 +49,4 @@ def make_set(quick: bool) -> Row:
     )
 
 
-ROWS = {"muscv2_set": make_set}
+ROWS = {"muscv2_set": make_set, "muscv2_set_60": partial(make_set, samples=60)}

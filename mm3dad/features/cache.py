@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,19 +17,23 @@ from mm3dad.errors import ModelError
 from mm3dad.features.branches import Patches, PointBranch, RGBBranch
 from mm3dad.types import Sample
 
+Found = TypeVar("Found")
+FoundOut = TypeVar("FoundOut", covariant=True)
+VERSION = 1  # raise it with every change to what an extractor of whole images computes
 
-class Describes(Protocol):
-    """What can be cached: an extractor that gives the patches of samples."""
+
+class Describes(Protocol[FoundOut]):
+    """What can be cached: an extractor that describes samples."""
 
     @property
     def weights(self) -> list[dict[str, Any]]:
         """What a result says of the extractor's weights."""
 
-    def describe(self, samples: Sequence[Sample]) -> list[Patches]:
-        """Return the patches of each sample."""
+    def describe(self, samples: Sequence[Sample]) -> list[FoundOut]:
+        """Return what it finds in each sample."""
 
 
-class CachedFeatures:
+class CachedFeatures(Generic[Found]):
     """An extractor that looks into a folder before it computes.
 
     The key holds the branch's settings and weights and, for each input file, its path, size and time of change; samples that
@@ -36,12 +41,13 @@ class CachedFeatures:
 
     Args:
         branch: what computes the features.
+        kind: the dataclass it returns, of tensors, lists of tensors and grids.
         folder: where they are kept; may be shared by any number of models.
         settings: everything the features depend on beside the sample.
     """
 
-    def __init__(self, branch: Describes, folder: str | Path, settings: dict[str, Any]) -> None:
-        self._source, self.folder = branch, Path(folder)
+    def __init__(self, branch: Describes[Found], kind: type[Found], folder: str | Path, settings: dict[str, Any]) -> None:
+        self._source, self._kind, self.folder = branch, kind, Path(folder)
         self._settings = json.dumps([settings, branch.weights], sort_keys=True, default=str)
 
     @property
@@ -49,18 +55,17 @@ class CachedFeatures:
         """As the branch's."""
         return self._source.weights
 
-    def describe(self, samples: Sequence[Sample]) -> list[Patches]:
-        """Return the patches of each sample, from the folder where they are there; a damaged file is computed again."""
+    def describe(self, samples: Sequence[Sample]) -> list[Found]:
+        """Return what the branch finds in each sample, from the folder where it is there; a damaged file is computed again."""
         paths = [self._path(sample) for sample in samples]
         found = [self._read(path) for path in paths]
-        missing = [number for number, patches in enumerate(found) if patches is None]
-        for number, patches in zip(missing, self._source.describe([samples[number] for number in missing]) if missing else [], strict=True):
-            found[number] = patches
+        missing = [number for number, one in enumerate(found) if one is None]
+        for number, one in zip(missing, self._source.describe([samples[number] for number in missing]) if missing else [], strict=True):
+            found[number] = one
             path = paths[number]
             if path is not None:
-                tensors = {"features": patches.features, "place": patches.place, "grid": torch.tensor(patches.grid)}
-                files.write_tensors(path, tensors | ({} if patches.centers is None else {"centers": patches.centers}))
-        return [patches for patches in found if patches is not None]
+                files.write_tensors(path, _pack(one))
+        return [one for one in found if one is not None]
 
     def _path(self, sample: Sample) -> Path | None:
         if not sample.meta.paths:
@@ -77,22 +82,50 @@ class CachedFeatures:
         key = hashlib.sha256(json.dumps([self._settings, sample.meta.id, sample.size, states]).encode()).hexdigest()
         return self.folder / key[:2] / f"{key}.safetensors"
 
-    def _read(self, path: Path | None) -> Patches | None:
+    def _read(self, path: Path | None) -> Found | None:
         if path is None or not path.is_file():
             return None
         try:
-            tensors = files.read_tensors(path)
-            height, width = tensors["grid"].tolist()
-            return Patches(tensors["features"], tensors["place"], (height, width), tensors.get("centers"))
-        except (ModelError, KeyError, ValueError):
+            return _unpack(self._kind, files.read_tensors(path))
+        except (ModelError, TypeError, ValueError):
             return None
 
 
-class CachedBranch(CachedFeatures):
-    """A branch of `duet` with its features kept on disk. Arguments as `CachedFeatures`."""
+def _pack(found: Any) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for field in fields(found):
+        value = getattr(found, field.name)
+        if isinstance(value, list):
+            tensors |= {f"{field.name}.{number}": one.contiguous() for number, one in enumerate(value)}
+        elif value is not None:
+            tensors[field.name] = value.contiguous() if isinstance(value, Tensor) else torch.tensor(value)
+    return tensors
+
+
+def _unpack(kind: type[Found], tensors: dict[str, Tensor]) -> Found:
+    values: dict[str, Any] = {name: value for name, value in tensors.items() if "." not in name}
+    for name in sorted(tensors.keys() - values.keys(), key=lambda name: int(name.partition(".")[2])):
+        values.setdefault(name.partition(".")[0], []).append(tensors[name])
+    if "grid" in values:
+        height, width = values["grid"].tolist()
+        values["grid"] = height, width
+    return kind(**values)
+
+
+def keep_features(branch: Describes[Found], kind: type[Found], folder: str, *settings: object) -> Describes[Found]:
+    """Return the extractor with its features kept in `folder`, or as it is where the folder is empty.
+
+    Args:
+        settings: everything the features depend on beside sample and weights, with the extractor's name.
+    """
+    return CachedFeatures(branch, kind, folder, {"version": VERSION, "settings": settings}) if folder else branch
+
+
+class CachedBranch(CachedFeatures[Patches]):
+    """A branch of `duet` with its features kept on disk. Arguments as `CachedFeatures`, which kind they are is known."""
 
     def __init__(self, branch: RGBBranch | PointBranch, folder: str | Path, settings: dict[str, Any]) -> None:
-        super().__init__(branch, folder, settings)
+        super().__init__(branch, Patches, folder, settings)
         self.branch = branch
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,6 +65,22 @@ class GroupBranch(PointBranch):
     def spread(self, scores: Tensor, centers: Tensor, sample: Sample) -> Tensor:
         """Carry (G,) group scores to the sample's pixels, 0 where nothing was measured."""
         return self.to_map(scores, Patches(scores[:, None], torch.zeros(len(scores), 2, dtype=torch.int64), (1, 1), centers), sample)
+
+
+class LayeredGroups:
+    """A `GroupBranch` as an extractor of layers, so that they can be kept on disk."""
+
+    def __init__(self, branch: GroupBranch) -> None:
+        self._branch = branch
+
+    @property
+    def weights(self) -> list[dict[str, Any]]:
+        """As the branch's."""
+        return self._branch.weights
+
+    def describe(self, samples: Sequence[Sample]) -> list[GroupLayers]:
+        """Return the groups of each sample's cloud."""
+        return [self._branch.describe_layers(sample) for sample in samples]
 
 
 def aggregate_tokens(tokens: Tokens, published: bool = False) -> list[Tensor]:

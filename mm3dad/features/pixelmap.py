@@ -157,3 +157,19 @@ def fit_scale(parts: Sequence[Tensor], blocks: Sequence[tuple[int, float]]) -> t
     shift, spread = rows.mean(0), rows.std(0, correction=0)
     factor = [weight / part.norm().clamp_min(1e-6) for part, (_, weight) in zip(spread.split([w for w, _ in blocks]), blocks, strict=True)]
     return shift.float(), torch.cat([value.expand(width) for value, (width, _) in zip(factor, blocks, strict=True)]).float()
+
+
+class CellsOnGrid:
+    """`PointCells` on one grid for all samples."""
+
+    def __init__(self, cells: PointCells, grid: tuple[int, int]) -> None:
+        self._cells, self._grid = cells, grid
+
+    @property
+    def weights(self) -> list[dict[str, Any]]:
+        """As those of the cells."""
+        return self._cells.weights
+
+    def describe(self, samples: Sequence[Sample]) -> list[Cells]:
+        """Return the cells of each sample."""
+        return self._cells.describe(samples, [self._grid] * len(samples))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mm3dad.errors import DataError, ShapeError
+from mm3dad.ops.finite import is_finite
 
 
 def check_values(name: str, values: Tensor, form: str) -> None:
@@ -19,5 +20,5 @@ def check_values(name: str, values: Tensor, form: str) -> None:
     axes = len([axis for axis in form.strip("()").split(",") if axis.strip()])
     if values.ndim != axes or 0 in values.shape[1:] or not values.is_floating_point():
         raise ShapeError(f"{name} must be floating {form}, got {tuple(values.shape)} {values.dtype}; reshape it or use .float()")
-    if not bool(values.isfinite().all()):
+    if not is_finite(values):
         raise DataError(f"{name} must be finite, got NaN or infinite values; check the sample they come from")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mm3dad.errors import DataError, ModelError
 from mm3dad.memory.search import nearest_rows
+from mm3dad.ops.finite import is_finite
 
 TENSORS = ("rows", "owner", "shift", "scale")
 
@@ -40,7 +41,7 @@ class FlatBank:
             DataError: features that are not finite in the bank's precision, or a width that differs from the first sample's.
         """
         rows = features.to(self.rows.dtype)
-        if not bool(rows.isfinite().all()):
+        if not is_finite(rows):
             raise DataError(
                 f"features of sample {identity!r} must be finite, and below 65504 in half precision; check the sample and the weights"
             )
@@ -100,7 +101,7 @@ class FlatBank:
 
     def match(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Find the nearest row of each normalised query (P, C): distance (P,) float32 and row (P,) int64."""
-        distance, index = nearest_rows(queries, self.rows.float(), 1)
+        distance, index = nearest_rows(queries, self.rows, 1)
         return distance[:, 0], index[:, 0]
 
     def state(self, prefix: str = "") -> dict[str, Tensor]:

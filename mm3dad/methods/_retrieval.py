@@ -75,7 +75,7 @@ class RetrievalDetector(Detector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._made: dict[str, CachedFeatures | Describes] = {}
+        self._made: dict[str, Describes[Patches]] = {}
         self._modalities: tuple[str, ...] = ()
         self._grids: list[dict[str, Grid]] = []  # of the training samples, while fitting
         self._banks: dict[str, FlatBank] = {}
@@ -107,11 +107,11 @@ class RetrievalDetector(Detector):
         wanted = self.config.modalities or sample.modalities
         return tuple(name for name in MODALITIES if name in wanted)
 
-    def _extractor(self, name: str) -> CachedFeatures | Describes:
+    def _extractor(self, name: str) -> Describes[Patches]:
         """Return the extractor of a modality, made when it is first needed."""
         c = self.config
         if name not in self._made:
-            made: Describes
+            made: Describes[Patches]
             kept: tuple[object, ...]
             if name == "rgb":
                 kept = self._join_settings(), c.image_size, c.backbone, c.layers, c.weights
@@ -122,7 +122,7 @@ class RetrievalDetector(Detector):
                 cells = PointCells(c.points, c.point_weights, side, c.centers, c.group_size, c.reference, self.raw_histograms, False)
                 made = PointPatches(cells, c.image_size, self._fineness)
             settings = {"version": FEATURES_VERSION, "method": self.name, "modality": name, "settings": kept}
-            self._made[name] = CachedFeatures(made, c.feature_cache, settings) if c.feature_cache else made
+            self._made[name] = CachedFeatures(made, Patches, c.feature_cache, settings) if c.feature_cache else made
         return self._made[name]
 
     def _join_settings(self) -> object:

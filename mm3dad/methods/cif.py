@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from mm3dad.errors import ConfigError, DataError, ModelError
-from mm3dad.features.pixelmap import PointCells, fit_scale
-from mm3dad.features.tokens import TokenExtractor, join_layers
+from mm3dad.features.cache import Describes, keep_features
+from mm3dad.features.pixelmap import Cells, CellsOnGrid, PointCells, fit_scale
+from mm3dad.features.tokens import TokenExtractor, Tokens, join_layers
 from mm3dad.memory.hypergraph import (
     MISSED,
     Hypergraph,
@@ -65,6 +66,7 @@ class Config:
     reference: bool = option(False, "as the published code, slips included (see docs/methods/cif.md)")
     folds: int = option(5, "folds over the normal images for the threshold, where there is no validation split")
     false_alarms: float = option(0.01, "rate of false alarms the threshold aims at")
+    feature_cache: str = option("", "folder in which features are kept between runs; empty keeps none")
     seed: int = option(0, "of k-means and the first picks of the memory")
     device: str = option("cpu", "torch device of the backbone")
 
@@ -96,18 +98,20 @@ class Cif(Detector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._images: TokenExtractor | None = None
+        self._images: Describes[Tokens] | None = None
         self._points: PointCells | None = None
+        self._cells: Describes[Cells] | None = None
         self._memory: dict[str, HypergraphMemory] = {}
         self._scale: tuple[Tensor, Tensor] | None = None
         self._threshold: float | None = None
 
     @property
-    def images(self) -> TokenExtractor:
+    def images(self) -> Describes[Tokens]:
         """The image encoder, made when it is first needed."""
         c = self.config
         if self._images is None:
-            self._images = TokenExtractor(c.backbone, c.layers, c.weights, c.image_size, c.device, c.seed)
+            made = TokenExtractor(c.backbone, c.layers, c.weights, c.image_size, c.device, c.seed)
+            self._images = keep_features(made, Tokens, c.feature_cache, "tokens", c.backbone, c.layers, c.image_size, 1.0)
         return self._images
 
     @property
@@ -117,6 +121,14 @@ class Cif(Detector):
         if self._points is None:
             self._points = PointCells(c.points, c.point_weights, c.point_side, c.centers, c.group_size, c.reference)
         return self._points
+
+    def _cells_on(self, grid: tuple[int, int]) -> Describes[Cells]:
+        """Return the point features on the grid of the image patches, which all images share."""
+        c = self.config
+        if self._cells is None:
+            cloud = c.points, c.point_side, c.centers, c.group_size, c.reference, grid
+            self._cells = keep_features(CellsOnGrid(self.points, grid), Cells, c.feature_cache, "cells", *cloud)
+        return self._cells
 
     @property
     def weights(self) -> list[dict[str, Any]]:
@@ -163,7 +175,7 @@ class Cif(Detector):
         features = {"rgb": tokens.layers[0] if len(tokens.layers) == 1 else join_layers(tokens)}
         foreground = torch.ones(len(features["rgb"]), dtype=torch.bool)
         if "xyz" in names:
-            cells = self.points.describe([sample], [tokens.grid])[0]
+            cells = self._cells_on(tokens.grid).describe([sample])[0]
             features["xyz"], foreground = self._rescale(cells.features), cells.covered > 0.5
             # A sparse cloud may cover no cell by half; what it covers most is then the part.
             foreground = foreground if bool(foreground.any()) else cells.covered >= 0.5 * cells.covered.max()

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from mm3dad.errors import DataError
+from mm3dad.features.cache import Describes, keep_features
 from mm3dad.features.clip import ClipExtractor, is_clip
-from mm3dad.features.tokens import TokenExtractor, join_layers, smooth_tokens
+from mm3dad.features.tokens import TokenExtractor, Tokens, join_layers, smooth_tokens
 from mm3dad.memory.labelled import LabelledMemory, mask_cells
 from mm3dad.methods._config import check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
@@ -43,6 +44,7 @@ class Config:
     false_alarms: float = option(
         0.01, "rate of false alarms of the threshold, which normal validation samples set; without them there is none"
     )
+    feature_cache: str = option("", "folder in which features are kept between runs; empty keeps none")
     seed: int = option(0, "of random weights")
     device: str = option("cpu", "torch device of the backbone")
 
@@ -62,19 +64,21 @@ class Mrad(Detector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._made: TokenExtractor | ClipExtractor | None = None
+        self._made: Describes[Tokens] | None = None
         self._memory = LabelledMemory()
         self._threshold: float | None = None
 
     @property
-    def extractor(self) -> TokenExtractor | ClipExtractor:
+    def extractor(self) -> Describes[Tokens]:
         """The encoder, made when it is first needed."""
         c = self.config
         if self._made is None:
+            made: Describes[Tokens]
             if is_clip(c.backbone):
-                self._made = ClipExtractor(c.backbone, c.weights, c.image_size, c.device, c.seed)
+                made = ClipExtractor(c.backbone, c.weights, c.image_size, c.device, c.seed)
             else:
-                self._made = TokenExtractor(c.backbone, c.layers, c.weights, c.image_size, c.device, c.seed)
+                made = TokenExtractor(c.backbone, c.layers, c.weights, c.image_size, c.device, c.seed)
+            self._made = keep_features(made, Tokens, c.feature_cache, "tokens", c.backbone, c.layers, c.image_size, 1.0)
         return self._made
 
     @property

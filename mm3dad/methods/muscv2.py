@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mm3dad.errors import DataError
-from mm3dad.features.grouped import GroupBranch, aggregate_tokens
-from mm3dad.features.tokens import TokenExtractor
+from mm3dad.features.cache import Describes, keep_features
+from mm3dad.features.grouped import GroupBranch, GroupLayers, LayeredGroups, aggregate_tokens
+from mm3dad.features.tokens import TokenExtractor, Tokens
 from mm3dad.fusion.crossmodal import enhance_published
 from mm3dad.fusion.rescore import rescore
 from mm3dad.methods._config import MODALITIES, check_modalities, check_ranges, option
@@ -56,6 +57,7 @@ class Config:
     top: float = option(0.005, "share of the highest map values whose mean is the image score; 0 is the maximum, as published")
     smooth: float = option(4.0, "Gaussian smoothing of the point map, in pixels of a 224 x 224 image")
     reference: bool = option(False, "as the published code (see docs/methods/muscv2.md)")
+    feature_cache: str = option("", "folder in which features are kept between runs; empty keeps none")
     seed: int = option(0, "of the random subsets and of random weights")
     device: str = option("cpu", "torch device of the backbone")
 
@@ -88,16 +90,18 @@ class MuScV2(Detector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._images: TokenExtractor | None = None
+        self._images: Describes[Tokens] | None = None
+        self._groups: Describes[GroupLayers] | None = None
         self._points: GroupBranch | None = None
 
     @property
-    def images(self) -> TokenExtractor:
+    def images(self) -> Describes[Tokens]:
         """The image encoder, made when it is first needed."""
         c = self.config
         if self._images is None:
             layers = c.layers or PUBLISHED_LAYERS.get(c.backbone, ())
-            self._images = TokenExtractor(c.backbone, layers, c.weights, c.image_size, c.device, c.seed)
+            made = TokenExtractor(c.backbone, layers, c.weights, c.image_size, c.device, c.seed)
+            self._images = keep_features(made, Tokens, c.feature_cache, "tokens", c.backbone, layers, c.image_size, 1.0)
         return self._images
 
     @property
@@ -108,6 +112,15 @@ class MuScV2(Detector):
             cloud = c.points, c.point_weights, c.image_size, c.centers, c.group_size, c.max_points
             self._points = GroupBranch(*cloud, group=True, aggregate=c.aggregate)
         return self._points
+
+    @property
+    def groups(self) -> Describes[GroupLayers]:
+        """What describes the point groups, from the cache where there is one."""
+        c = self.config
+        if self._groups is None:
+            cloud = c.points, c.image_size, c.centers, c.group_size, c.max_points, c.aggregate
+            self._groups = keep_features(LayeredGroups(self.points), GroupLayers, c.feature_cache, "groups", *cloud)
+        return self._groups
 
     @property
     def weights(self) -> list[dict[str, Any]]:
@@ -176,7 +189,7 @@ class MuScV2(Detector):
             found = aggregate_tokens(tokens, c.reference) if c.aggregate else [normalize(layer, dim=1) for layer in tokens.layers]
             layers["rgb"] = [layer.half() for layer in found]
         if "xyz" in names:
-            groups = self.points.describe_layers(sample)
+            groups = self.groups.describe([sample])[0]
             layers["xyz"] = [layer.half() for layer in groups.layers]
             place = {"centers": groups.centers, "patch_of_center": groups.patch_of_center(sample.size, grid)}
         return Described(sample.meta.id, sample.size, layers, grid, **place)

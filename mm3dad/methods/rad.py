@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mm3dad.errors import DataError, ModelError
+from mm3dad.features.cache import Describes, keep_features
 from mm3dad.features.tokens import TokenExtractor, Tokens
 from mm3dad.fusion.layers import fuse_layers
 from mm3dad.memory.layered import LayeredBank
@@ -44,6 +45,7 @@ class Config:
     reference: bool = option(False, "as published: centre crop to 7/8 of the image, map smoothed with zeros beyond its border")
     false_alarms: float = option(0.01, "rate of false alarms the threshold aims at")
     bank_folder: str = option("", "folder for the memory-mapped bank while fitting; empty fits in memory")
+    feature_cache: str = option("", "folder in which features are kept between runs; empty keeps none")
     seed: int = option(0, "of random weights")
     device: str = option("cpu", "torch device of the backbone")
 
@@ -63,18 +65,19 @@ class Rad(Detector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._made: TokenExtractor | None = None
+        self._made: Describes[Tokens] | None = None
+        self._crop = PUBLISHED_CROP if self.config.reference else 1.0
         self._bank = LayeredBank(0)
         self._grid = (0, 0)
         self._threshold: float | None = None
 
     @property
-    def extractor(self) -> TokenExtractor:
+    def extractor(self) -> Describes[Tokens]:
         """The encoder, made when it is first needed."""
         c = self.config
         if self._made is None:
-            crop = PUBLISHED_CROP if c.reference else 1.0
-            self._made = TokenExtractor(c.backbone, c.layers, c.weights, c.image_size, c.device, c.seed, crop)
+            made = TokenExtractor(c.backbone, c.layers, c.weights, c.image_size, c.device, c.seed, self._crop)
+            self._made = keep_features(made, Tokens, c.feature_cache, "tokens", c.backbone, c.layers, c.image_size, self._crop)
         return self._made
 
     @property
@@ -128,7 +131,7 @@ class Rad(Detector):
 
     def _predict_one(self, sample: Sample) -> Prediction:
         score, heat = self._score(self.extractor.describe([sample])[0])
-        pixels = _to_pixels(heat, sample.size, self.extractor.crop)
+        pixels = _to_pixels(heat, sample.size, self._crop)
         flag = None if self._threshold is None else score > self._threshold
         return Prediction(score, pixels, {"rgb_map": pixels}, self._threshold, flag, self._threshold is not None, sample.meta)
 

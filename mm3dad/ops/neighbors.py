@@ -11,8 +11,9 @@ from torch import Tensor
 from mm3dad.errors import ShapeError
 from mm3dad.ops._check import check_integer, check_rows, check_same_device
 from mm3dad.ops._native import native_kernels
+from mm3dad.ops.keep_smallest import keep_smallest
 
-QUERY_BLOCK, POINT_BLOCK = 1024, 8192
+QUERY_BLOCK, POINT_BLOCK, PAIR_BLOCK = 1024, 8192, 1024
 # Rows kept beyond k by the fast product, so that its rounding can be told from a true order.
 SPARE = 16
 
@@ -58,7 +59,7 @@ def nearest_neighbors(queries: Tensor, points: Tensor, k: int) -> tuple[Tensor, 
             distances, indices = _search_tree(queries_, points_, k)
     else:
         wide = torch.float64 if torch.float64 in (queries.dtype, points.dtype) else torch.float32
-        distances, indices = _search_blocks(queries.detach().to(wide), points.detach().to(wide), k)
+        distances, indices = _search_blocks(queries.detach().to(wide), points.detach(), k)
     return distances.to(queries.dtype), indices
 
 
@@ -82,38 +83,47 @@ def _search_tree(queries: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tenso
 
 
 def _search_blocks(queries: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    center = points.mean(dim=0)
-    centred = points - center
-    squares = centred.square().sum(dim=1)
+    blocks = points.split(POINT_BLOCK)
+    center = torch.stack([block.to(queries.dtype).sum(dim=0) for block in blocks]).sum(dim=0) / len(points)
+    moved = queries - center
+    keep = min(k + SPARE, len(points))
+    # A block of points is widened and centred once, and met by every block of queries while it is in cache.
+    parts = [
+        (part * -2, part.new_full((len(part), keep), torch.inf), torch.zeros((len(part), keep), dtype=torch.int64, device=part.device))
+        for part in moved.split(QUERY_BLOCK)
+    ]
+    largest = moved.new_zeros(())
+    for number, block in enumerate(blocks):
+        centred = block.to(queries.dtype) - center
+        squares = torch.linalg.vector_norm(centred, dim=1).square_()
+        largest = torch.maximum(largest, squares.max())
+        parts = [(part, *keep_smallest(values, index, part @ centred.T, squares, number * POINT_BLOCK)) for part, values, index in parts]
     # Rounding of the product form, relative to the squared norms; reduced-precision products round far more coarsely.
     plain = queries.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
     unit = (torch.finfo(queries.dtype).eps if plain else 2.0**-7) * (2 * math.sqrt(points.shape[1]) + 8)
-    parts = [_search_block(block, points, centred, squares, center, unit, k) for block in queries.split(QUERY_BLOCK)]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    own = torch.linalg.vector_norm(moved, dim=1).square_()
+    approximate, index = (torch.cat(column) for column in list(zip(*parts, strict=True))[1:])
+    return _settle(queries, points, approximate + own[:, None], index, unit * (own + largest), k)
 
 
-def _search_block(
-    queries: Tensor, points: Tensor, centred: Tensor, squares: Tensor, center: Tensor, unit: float, k: int
-) -> tuple[Tensor, Tensor]:
-    moved = queries - center
-    keep = min(k + SPARE, len(points))
-    approximate = queries.new_empty((len(queries), 0))
-    index = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
-    for first in range(0, len(points), POINT_BLOCK):
-        block = slice(first, first + POINT_BLOCK)
-        product = torch.addmm(squares[block], moved, centred[block].T, alpha=-2)
-        near, where = product.topk(min(keep, product.shape[1]), dim=1, largest=False)
-        approximate, index = torch.cat([approximate, near], dim=1), torch.cat([index, where + first], dim=1)
-        approximate, kept = approximate.topk(min(keep, approximate.shape[1]), dim=1, largest=False)
-        index = index.gather(1, kept)
-    edge = approximate.amax(dim=1) + moved.square().sum(dim=1)
-    index = index.sort(dim=1).values
-    exact = torch.stack([_distance_to(queries, points, column) for column in index.unbind(1)], dim=1)
+def _settle(queries: Tensor, points: Tensor, approximate: Tensor, index: Tensor, slack: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Choose the k nearest of some candidates.
+
+    Args:
+        approximate: (Q, keep) squared distances, each within `slack` (Q,) of the true one; every other point's is larger than theirs.
+        index: (Q, keep) the candidates.
+    """
+    index, order = index.sort(dim=1)
+    approximate = approximate.gather(1, order)
+    # Whatever is two roundings beyond the k-th cannot be among the k nearest: its distance need not be taken.
+    limit = approximate.kthvalue(k, dim=1).values + 2 * slack
+    row, column = (approximate <= limit[:, None]).nonzero(as_tuple=True)
+    exact = torch.full_like(approximate, torch.inf)
+    exact[row, column] = _distances(queries, points, row, index[row, column])
     exact, order = exact.sort(dim=1, stable=True)
     distances, indices = exact[:, :k], index.gather(1, order)[:, :k]
-    if keep < len(points):
-        slack = unit * (moved.square().sum(dim=1) + squares.max())
-        rows = (distances[:, -1].square() >= edge - slack).nonzero()[:, 0]
+    if index.shape[1] < len(points):
+        rows = (distances[:, -1].square() >= approximate.amax(dim=1) - slack).nonzero()[:, 0]
         if len(rows):
             distances, indices = distances.clone(), indices.clone()
             again, indices[rows] = _search_directly(queries[rows].double(), points.double(), k)
@@ -121,8 +131,9 @@ def _search_block(
     return distances, indices
 
 
-def _distance_to(queries: Tensor, points: Tensor, index: Tensor) -> Tensor:
-    return (queries - points[index]).square_().sum(dim=1).sqrt_()
+def _distances(queries: Tensor, points: Tensor, row: Tensor, index: Tensor) -> Tensor:
+    pairs = zip(row.split(PAIR_BLOCK), index.split(PAIR_BLOCK), strict=True)
+    return torch.cat([(queries[i] - points[j].to(queries.dtype)).square_().sum(dim=1).sqrt_() for i, j in pairs])
 
 
 def _search_directly(queries: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mm3dad.errors import ConfigError, DataError
+from mm3dad.ops.pair_minima import pair_minima
 from mm3dad.scoring._check import check_values
 
 # Entries of one patch x patches product: 2 MB in float32, which stays in cache while its minima are read off.
@@ -58,39 +59,38 @@ def mutual_distances(features: Tensor) -> Tensor:
         raise DataError(
             "mutual scoring is transductive: it needs at least 2 samples to judge one by the others, got 1; predict a whole set"
         )
-    # One product gives squared distances: (-2a, 1, |a|^2) times (b, |b|^2, 1).
-    right = features.new_empty((N, P, C + 2))
-    torch.sub(features, features.reshape(-1, C).mean(0), out=right[:, :, :C])
-    squares = right[:, :, :C].square().sum(2)
-    right[:, :, C], right[:, :, C + 1] = squares, 1
+    centred = features - features.reshape(-1, C).mean(0)
+    squares = torch.linalg.vector_norm(centred, dim=2).square_()
     distances = features.new_empty((N, P, N - 1))
     step = max(1, BLOCK // (P * P))
     for i in range(N - 1):
-        left = torch.cat([right[i, :, :C] * -2, torch.ones_like(squares[i])[:, None], squares[i][:, None]], dim=1)
+        own, own_squares = centred[i : i + 1], squares[i : i + 1]
         for first in range(i + 1, N, step):
-            others = slice(first, min(first + step, N))
-            product = (left @ right[others].flatten(0, 1).T).view(P, -1, P)
-            mine, theirs = right[i : i + 1, :, :C].expand(product.shape[1], -1, -1), right[others, :, :C]
-            forward = _nearest(product.transpose(0, 1), mine, squares[i : i + 1], theirs)
-            backward = _nearest(product.permute(1, 2, 0), theirs, squares[others], mine)
-            distances[i, :, first - 1 : others.stop - 1], distances[others, :, i] = forward.T, backward
+            chosen = slice(first, min(first + step, N))
+            others, other_squares = centred[chosen], squares[chosen]
+            product = (own[0] * -2) @ others.flatten(0, 1).T
+            forward, backward = pair_minima(product, own_squares[0], other_squares)
+            by_pair = product.view(P, -1, P)
+            _remeasure(forward, by_pair.transpose(0, 1), own, others, own_squares, other_squares)
+            _remeasure(backward, by_pair.permute(1, 2, 0), others, own, other_squares, own_squares)
+            distances[i, :, first - 1 : chosen.stop - 1] = forward.clamp_min_(0).sqrt_().T
+            distances[chosen, :, i] = backward.clamp_min_(0).sqrt_()
     return distances
 
 
-def _nearest(product: Tensor, own: Tensor, squares: Tensor, others: Tensor) -> Tensor:
-    """Distance (k, P) of each patch to its nearest in another sample, for k pairs of samples.
+def _remeasure(least: Tensor, product: Tensor, own: Tensor, others: Tensor, own_squares: Tensor, squares: Tensor) -> None:
+    """Take the small ones of the squared distances `least` (k, P) again, from differences, for k pairs of samples.
 
     Args:
-        product: (k, P, P) squared distances, own patches by others.
-        own, others: (k, P, C) features.
-        squares: (k, P) or (1, P) squared norms of the own patches.
+        product: (k, P, P), -2ab of own patches by others.
+        own, others: (k or 1, P, C) features.
+        own_squares, squares: (k or 1, P) their squared norms.
     """
-    least = product.amin(2)
-    pair, patch = (least < NEAR * squares).nonzero(as_tuple=True)
+    pair, patch = (least < NEAR * own_squares).nonzero(as_tuple=True)
     if len(pair):
-        where = product[pair, patch].argmin(1)
-        least[pair, patch] = (own[pair, patch] - others[pair, where]).square().sum(1)
-    return least.clamp_min_(0).sqrt_()
+        mine, theirs = pair if len(own) > 1 else 0 * pair, pair if len(others) > 1 else 0 * pair
+        where = (product[pair, patch] + squares[theirs]).argmin(1)
+        least[pair, patch] = (own[mine, patch] - others[theirs, where]).square().sum(1)
 
 
 def interval_mean(distances: Tensor, fraction: float = 0.3) -> Tensor:

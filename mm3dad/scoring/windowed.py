@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from mm3dad.errors import ConfigError, ShapeError
 
-BLOCK_VALUES = 2**24  # float32 values of the bank in work at once: 64 MiB
+BLOCK_VALUES = 2**22  # float32 values of the bank in work at once: 16 MiB
 
 
 def windowed_scores(patches: Tensor, bank: Tensor, grid: tuple[int, int], window: int | None = None) -> Tensor:
@@ -39,9 +41,9 @@ def windowed_scores(patches: Tensor, bank: Tensor, grid: tuple[int, int], window
         raise ConfigError(f"window must be 0 or more cells, or None, got {window}")
     query = F.normalize(patches.float(), dim=1)
     best = torch.full((len(query),), -1.0, device=query.device)
-    is_clipped = window is not None and window < max(height, width) - 1
+    around = _look_around(query, grid, window) if window is not None and window < max(height, width) - 1 else None
     for block in bank.split(max(1, BLOCK_VALUES // max(1, patches.numel()))):
-        found = _best_in_window(query, block, grid, window) if is_clipped else _best_anywhere(query, block)
+        found = _best_anywhere(query, block) if around is None else _best_in_window(around, block, grid)
         best = torch.maximum(best, found)
     return (1 - best).clamp(0, 2)
 
@@ -53,18 +55,24 @@ def _best_anywhere(query: Tensor, block: Tensor) -> Tensor:
     return best
 
 
-def _best_in_window(query: Tensor, block: Tensor, grid: tuple[int, int], window: int | None) -> Tensor:
-    """Compare each cell of the bank with all query cells around it in one product, which reads the bank once."""
-    assert window is not None
-    height, width = grid
+def _look_around(query: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+    """Return the query cells around each cell, (P, side * side, C), zeros beyond the border."""
+    padded = F.pad(query.view(*grid, -1), (0, 0, window, window, window, window))
     side = 2 * window + 1
+    return padded.unfold(0, side, 1).unfold(1, side, 1).permute(0, 1, 3, 4, 2).reshape(len(query), side * side, -1)
+
+
+def _best_in_window(around: Tensor, block: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Compare each cell of the bank with all query cells around it in one product, which reads the bank once."""
+    height, width = grid
+    side = math.isqrt(around.shape[1])
+    window = side // 2
     # (P, K, C): what a cell holds in all images lies together.
-    rows = torch.empty(block.shape[1], len(block), block.shape[2], device=query.device).copy_(block.transpose(0, 1))
-    length = rows.norm(dim=2, keepdim=True).clamp_min(1e-12)
-    around = F.unfold(query.T.reshape(1, -1, height, width), side, padding=window)[0]
-    cosines = rows @ around.view(rows.shape[2], side * side, len(rows)).permute(2, 0, 1) / length
+    rows = torch.empty(block.shape[1], len(block), block.shape[2], device=around.device).copy_(block.transpose(0, 1))
+    length = torch.linalg.vector_norm(rows, dim=2, keepdim=True).clamp_min_(1e-12)
+    cosines = (rows @ around.transpose(1, 2)).div_(length)
     by_shift = cosines.amax(1).view(height, width, side, side)
-    best = torch.full((height, width), -1.0, device=query.device)
+    best = torch.full((height, width), -1.0, device=around.device)
     for down in range(-min(window, height - 1), min(window, height - 1) + 1):
         own_rows, their_rows = _overlap(height, down)
         for right in range(-min(window, width - 1), min(window, width - 1) + 1):

@@ -126,6 +126,23 @@ def test_coarse_products_do_not_cost_exactness():
     np.testing.assert_array_equal(found, neighbors_reference(points[:20], points, 3)[1])
 
 
+def test_a_bank_in_half_precision_is_searched_as_its_single_precision_form():
+    generator = torch.Generator().manual_seed(0)
+    points, queries = torch.randn(900, 24, generator=generator).half(), torch.randn(50, 24, generator=generator)
+    for found, expected in zip(nearest_neighbors(queries, points, 4), nearest_neighbors(queries, points.float(), 4), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 17, 300])
+def test_threads_change_nothing(count, monkeypatch):
+    points = torch.randn(300, 12, generator=torch.Generator().manual_seed(5))
+    found = []
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(nearest_neighbors(points[:40], points, count))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("width", [3, 24])
 def test_same_on_the_gpu(width):
