@@ -26,7 +26,7 @@ constexpr int64_t kSampled = 1024;   // rows that tell whether skipping pays
 constexpr int kTurns = 4;            // of the iteration that finds the directions of the heads
 constexpr int64_t kFirstCheck = 8;   // picks before the first such look; the next ones follow at half as many again
 constexpr double kWorthwhile = 0.5;  // share of skipped rows from which the lazy form is taken
-constexpr size_t kParallel = 16384;  // members from which a step is shared among threads: below, waiting for them costs more
+constexpr size_t kParallel = 24576;  // members from which a step is shared among threads: below, waiting for them costs more
 constexpr int kLanes = 16;           // float32 numbers worked on side by side
 constexpr int kStage = 8;            // coordinates between two looks at whether any of them is still open
 constexpr int kSums = 8;             // partial sums of a float64 distance: their order is fixed, so that every processor rounds alike
@@ -127,7 +127,7 @@ MM3DAD_CLONES Best plain_block(const Rows& rows, int64_t first, int64_t last, in
 // One step of the plain algorithm: bring all distances up to date with `center`, return the next pick.
 int64_t plain_step(const Rows& rows, int64_t center, double* distance, int32_t* owner, int32_t label, int threads) {
   Best best;
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int t = 0; t < threads; ++t) {
     const Best mine = plain_block(rows, rows.count * t / threads, rows.count * (t + 1) / threads, center, distance, owner, label);
 #pragma omp critical
@@ -277,7 +277,7 @@ Heads make_heads(const Rows& rows, int threads) {
   for (int h = 0; h + 1 < kHead; ++h)
     for (int64_t k = 0; k < rows.width; ++k) along[k * kHead + h] = frame.directions[h * rows.width + k];
   double longest = 0;
-#pragma omp parallel for schedule(static) num_threads(threads) reduction(max : longest)
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(max : longest) if (rows.count > static_cast<int64_t>(kParallel))
   for (int t = 0; t < threads; ++t)
     longest = std::max(longest, project(rows, rows.count * t / threads, rows.count * (t + 1) / threads, frame.middle.data(),
                                         frame.directions.data(), along.data(), heads.data.data()));
@@ -541,7 +541,9 @@ void pick(const Rows& rows, const Heads* heads, int64_t count, int64_t start, in
       }
     }
     chosen[done] = next;
-    next = plain_step(rows, next, distance.data(), owner.data(), static_cast<int32_t>(done), threads);
+    // Before the first look the lazy form is still likely, and few steps are not worth a team of threads.
+    const int workers = heads && done < kFirstCheck ? 1 : threads;
+    next = plain_step(rows, next, distance.data(), owner.data(), static_cast<int32_t>(done), workers);
   }
 }
 

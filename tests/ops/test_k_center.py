@@ -91,7 +91,7 @@ def test_picks_of_every_kind_of_rows_are_the_plain_ones(kind, count):
 
 @pytest.mark.parametrize("kind", ["noise", "clusters", "duplicates"])
 def test_threads_do_not_matter(kind, monkeypatch):
-    rows = make_rows(kind, number=20000)
+    rows = make_rows(kind, number=30000)
     found = []
     for threads in (1, 2):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
