@@ -16,7 +16,8 @@ from mm3dad.registry import METHODS
 from mm3dad.types import Prediction
 from tests.methods.parts import SMALL, make_sample, make_samples
 
-NAMES = mm3dad.list_methods()
+# Other test files register methods of their own; the contract is that of the package's.
+NAMES = [name for name in mm3dad.list_methods() if type(mm3dad.create(name)).__module__.startswith("mm3dad.")]
 
 
 def create(name):
