@@ -161,6 +161,18 @@ def test_relief_is_zero_on_a_plane_and_the_depth_of_a_dent():
     assert float(nearby[9, 9]) < 0 < float(nearby[9, 13])
 
 
+def test_a_dent_over_a_third_of_the_view_does_not_tilt_the_dominant_plane():
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(32) * 1e-3, torch.arange(32) * 1e-3, indexing="ij")
+    rough = 0.4 + 0.2 * y + 1e-4 * torch.randn(32, 32, generator=generator)
+    dented = rough.clone()
+    dented[20:] += 0.003  # a floor that leaves the view at the lower border
+    height = measure_relief(torch.stack([x, y, dented], dim=2).view(-1, 3))[:, -1].view(32, 32)
+    expected = -0.003 / (1 + 0.2**2) ** 0.5
+    assert float(height[:19].abs().mean()) < 0.05 * abs(expected)
+    assert abs(float(height[22:].mean()) - expected) < 0.05 * abs(expected)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 30])
 def test_relief_of_few_or_coincident_centres_is_finite(count):
     for centers in (torch.full((count, 3), 0.3), torch.rand(count, 3, generator=torch.Generator().manual_seed(0))):

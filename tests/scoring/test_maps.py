@@ -24,6 +24,28 @@ def test_smooth_map_is_scipys_filter_at_any_size(height, width, sigma):
     assert np.allclose(smooth_map(scores, sigma), gaussian_filter(scores.numpy(), sigma), atol=1e-12)
 
 
+def test_smooth_map_of_measured_pixels_is_the_ratio_of_two_blurs():
+    scores, valid = random_map(20, 30), random_map(20, 30, 1) > 0.2
+    expected = gaussian_filter((scores * valid).numpy(), 2.0) / gaussian_filter(valid.double().numpy(), 2.0)
+    assert np.allclose(smooth_map(scores, 2.0, valid), expected, atol=1e-12)
+
+
+def test_a_gap_takes_the_scores_around_it_and_the_far_outside_is_zero():
+    scores, valid = torch.full((64, 64), 3.0, dtype=torch.float64), torch.ones(64, 64, dtype=torch.bool)
+    valid[10:13, 10:13] = valid[:, 40:] = False
+    scores[~valid] = 0
+    smooth = smooth_map(scores, 2.0, valid)
+    assert torch.allclose(smooth[:, :40], torch.full((64, 40), 3.0, dtype=torch.float64))
+    assert float(smooth[:, 50:].max()) == 0
+    assert float(smooth_map(scores, 2.0, torch.zeros_like(valid)).max()) == 0
+
+
+@pytest.mark.parametrize("valid", [torch.ones(4, 5, dtype=torch.bool), torch.ones(4, 4)])
+def test_smooth_map_refuses_a_foreign_validity(valid):
+    with pytest.raises(ShapeError, match="valid must be bool"):
+        smooth_map(torch.zeros(4, 4), 1.0, valid)
+
+
 def test_smooth_map_keeps_constants_and_copies_at_zero():
     constant = torch.full((5, 300), 3.0)
     assert torch.allclose(smooth_map(constant), constant)
