@@ -17,14 +17,15 @@ CHOICES = ("auto", "native", "reference")
 CURE = "build them with: python extensions/build_kernels.py (in the checkout; needs g++, and nvcc for CUDA), or set MM3DAD_OPS=reference"
 
 
-def native_kernels(device: str = "cpu") -> Any | None:
+def native_kernels(device: str = "cpu", op: str = "") -> Any | None:
     """Return `torch.ops.mm3dad`, or None where the reference is to run; MM3DAD_OPS chooses (auto, native, reference).
 
     Args:
         device: `cpu` or `cuda`, the type of device that the tensors lie on.
+        op: the kernel that is wanted; None is returned where the library has none for this device. Not every op has a CUDA kernel.
     Raises:
         ConfigError: MM3DAD_OPS has another value.
-        MissingPackageError: MM3DAD_OPS=native and the library is missing or does not load.
+        MissingPackageError: MM3DAD_OPS=native and the library is missing, does not load, or is older than the op.
     """
     choice = os.environ.get("MM3DAD_OPS", "auto")
     if choice not in CHOICES:
@@ -32,6 +33,10 @@ def native_kernels(device: str = "cpu") -> Any | None:
     if choice == "reference":
         return None
     trouble = load_library(device)
+    if not trouble and op and not has_kernel(op, device):
+        if device != "cpu":
+            return None
+        trouble = f"the native kernels are of an earlier version, without {op}"
     if not trouble:
         return torch.ops.mm3dad
     if choice == "native":
@@ -56,6 +61,12 @@ def load_library(device: str) -> str:
     except OSError as error:
         return f"the native kernels for {device} do not load ({str(error).splitlines()[0]})"
     return ""
+
+
+@cache
+def has_kernel(op: str, device: str) -> bool:
+    """Whether the loaded library has a kernel of this name for this type of device."""
+    return device in list_kernels().get(op, [])
 
 
 def list_kernels() -> dict[str, list[str]]:

@@ -34,7 +34,7 @@ def farthest_point_sample(points: Tensor, count: int, start: int = 0) -> Tensor:
     check_rows("points", points, width=3)
     count = check_integer("count", count, 1, len(points), "points has only that many rows")
     start = check_integer("start", start, 0, len(points) - 1)
-    kernels = native_kernels(points.device.type)
+    kernels = native_kernels(points.device.type, "farthest_point_sample")
     if kernels is None:
         return farthest_point_sample_reference(points, count, start)
     place = points.detach().double().contiguous()

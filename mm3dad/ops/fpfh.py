@@ -50,7 +50,7 @@ def fpfh(points: Tensor, normals: Tensor | None = None, normal_neighbors: int = 
             raise ShapeError(f"normals must have one row per point, got {len(normals)} rows for {len(points)} points")
     if len(points) == 1:
         return points.new_zeros((1, 3 * BINS))
-    kernels = native_kernels(points.device.type)
+    kernels = native_kernels(points.device.type, "fpfh")
     if kernels is None:
         return fpfh_reference(points, normals, normal_neighbors, neighbors)
     place = points.detach().double().contiguous()

@@ -60,7 +60,7 @@ def iterative_group(
     pool = min(check_integer("pool", pool, size), len(points))
     points = points.detach().double().contiguous()
     _, near = nearest_neighbors(points[center_index], points, pool)
-    kernels = native_kernels(points.device.type)
+    kernels = native_kernels(points.device.type, "iterative_group")
     if kernels is None:
         return iterative_group_reference(points, near, size, step, curvature_threshold)
     return Groups(*kernels.iterative_group(points, near, size, step, curvature_threshold, torch.get_num_threads()))

@@ -35,7 +35,7 @@ def three_interpolate(points: Tensor, centers: Tensor, features: Tensor) -> Tens
     if len(features) != len(centers):
         raise ShapeError(f"features must have one row per centre, got {len(features)} rows for {len(centers)} centers")
     check_same_device(points=points, centers=centers, features=features)
-    kernels = native_kernels(points.device.type) if features.dtype in (torch.float32, torch.float64) else None
+    kernels = native_kernels(points.device.type, "three_nn") if features.dtype in (torch.float32, torch.float64) else None
     if kernels is None:
         return three_interpolate_reference(points, centers, features)
     place, middle = (rows.detach().double().contiguous()[None] for rows in (points, centers))

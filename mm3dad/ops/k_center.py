@@ -44,7 +44,7 @@ def pick_centers(rows: Tensor, count: int, start: int = 0, name: str = "rows") -
     start = check_integer("start", start, 0, len(rows) - 1)
     if rows.device.type != "cpu":
         return pick_centers_plain(rows, count, start)
-    kernels = native_kernels()
+    kernels = native_kernels("cpu", "k_center")
     single = rows.detach().float().contiguous()
     # The kernel reads float32; rows that need more keep to the reference.
     if kernels is None or rows.shape[1] <= NARROW or (rows.dtype == torch.float64 and not torch.equal(single.double(), rows.detach())):

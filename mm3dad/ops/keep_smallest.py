@@ -20,7 +20,7 @@ def keep_smallest(values: Tensor, index: Tensor, product: Tensor, squares: Tenso
     Returns:
         values and index (Q, K), in any order; which of equal entries stay at the cut is left open.
     """
-    kernels = native_kernels(product.device.type) if product.dtype in (torch.float32, torch.float64) else None
+    kernels = native_kernels(product.device.type, "keep_smallest") if product.dtype in (torch.float32, torch.float64) else None
     if kernels is None:
         return keep_smallest_reference(values, index, product, squares, offset)
     return kernels.keep_smallest(values, index, product, squares, offset, torch.get_num_threads())

@@ -51,7 +51,7 @@ def nearest_neighbors(queries: Tensor, points: Tensor, k: int) -> tuple[Tensor, 
         queries_, points_ = queries.detach().double(), points.detach().double()
         if points.device.type != "cpu":
             distances, indices = _search_blocks(queries_, points_, k)
-        elif (kernels := native_kernels("cpu")) is not None:
+        elif (kernels := native_kernels("cpu", "nearest_neighbors")) is not None:
             fill = (0, 3 - points.shape[1])
             place, cloud = (torch.nn.functional.pad(rows, fill).contiguous() for rows in (queries_, points_))
             distances, indices = kernels.nearest_neighbors(place, cloud, k, torch.get_num_threads())

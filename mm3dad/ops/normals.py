@@ -45,7 +45,7 @@ def estimate_normals(points: Tensor, neighbors: int = 30, viewpoint: Sequence[fl
 
 def fit_normals(points: Tensor, table: Tensor, viewpoint: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
     """Do the same from a ready table of neighbours (N, K) and float64 points."""
-    kernels = native_kernels(points.device.type)
+    kernels = native_kernels(points.device.type, "fit_normals")
     if kernels is None:
         return fit_normals_reference(points, table, viewpoint)
     view = points.new_tensor(list(viewpoint))

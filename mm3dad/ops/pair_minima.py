@@ -18,7 +18,7 @@ def pair_minima(product: Tensor, own: Tensor, theirs: Tensor) -> tuple[Tensor, T
     Returns:
         (K, P) and (K, Q). As rounded as the product: a distance small beside the norms may come out below 0.
     """
-    kernels = native_kernels(product.device.type) if product.dtype in (torch.float32, torch.float64) else None
+    kernels = native_kernels(product.device.type, "pair_minima") if product.dtype in (torch.float32, torch.float64) else None
     if kernels is None:
         return pair_minima_reference(product, own, theirs)
     return kernels.pair_minima(product.contiguous(), own.contiguous(), theirs.contiguous(), torch.get_num_threads())

@@ -27,7 +27,7 @@ def row_statistics(values: Tensor, index: Tensor) -> Tensor:
     check_same_device(values=values, index=index)
     if len(index) and (int(index.min()) < 0 or int(index.max()) >= len(values)):
         raise ShapeError(f"index must lie in 0 to {len(values) - 1}, got {int(index.min())} to {int(index.max())}")
-    kernels = native_kernels(values.device.type) if values.dtype == torch.float32 else None
+    kernels = native_kernels(values.device.type, "row_statistics") if values.dtype == torch.float32 else None
     if kernels is None:
         return row_statistics_reference(values, index)
     return kernels.row_statistics(values.detach().contiguous(), index.contiguous(), torch.get_num_threads())

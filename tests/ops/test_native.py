@@ -61,3 +61,14 @@ def test_description_names_kernels_or_the_choice(ops_path):
 
 def test_other_devices_have_no_kernels():
     assert _native.load_library("meta") == "there are no native kernels for meta"
+
+
+def test_an_op_that_the_library_lacks_runs_on_its_reference(monkeypatch):
+    if not _native.LIBRARIES["cpu"].exists():
+        pytest.skip("the native kernels are not built")
+    monkeypatch.setenv("MM3DAD_OPS", "auto")
+    assert _native.native_kernels("cpu", "fpfh") is not None
+    assert _native.native_kernels("cpu", "an_op_of_next_year") is None
+    monkeypatch.setenv("MM3DAD_OPS", "native")
+    with pytest.raises(MissingPackageError, match="of an earlier version, without an_op_of_next_year; build them with"):
+        _native.native_kernels("cpu", "an_op_of_next_year")
