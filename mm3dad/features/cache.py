@@ -19,7 +19,7 @@ from mm3dad.types import Sample
 
 Found = TypeVar("Found")
 FoundOut = TypeVar("FoundOut", covariant=True)
-VERSION = 1  # raise it with every change to what an extractor of whole images computes
+VERSION = 3  # raise it with every change to what any extractor computes
 
 
 class Describes(Protocol[FoundOut]):
@@ -48,7 +48,7 @@ class CachedFeatures(Generic[Found]):
 
     def __init__(self, branch: Describes[Found], kind: type[Found], folder: str | Path, settings: dict[str, Any]) -> None:
         self._source, self._kind, self.folder = branch, kind, Path(folder)
-        self._settings = json.dumps([settings, branch.weights], sort_keys=True, default=str)
+        self._settings = json.dumps([VERSION, settings, branch.weights], sort_keys=True, default=str)
 
     @property
     def weights(self) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ def keep_features(branch: Describes[Found], kind: type[Found], folder: str, *set
     Args:
         settings: everything the features depend on beside sample and weights, with the extractor's name.
     """
-    return CachedFeatures(branch, kind, folder, {"version": VERSION, "settings": settings}) if folder else branch
+    return CachedFeatures(branch, kind, folder, {"settings": settings}) if folder else branch
 
 
 class CachedBranch(CachedFeatures[Patches]):

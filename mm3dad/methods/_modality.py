@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mm3dad.methods.duet import Config
 
 Match = tuple[Tensor, Tensor]
-FEATURES_VERSION = 2  # raise it with every change to what a branch computes
 
 
 class Modality:
@@ -51,7 +50,7 @@ class Modality:
                 cloud = c.points, c.point_weights, c.image_size, c.centers, c.group_size, c.max_points, c.grouping, c.aggregate_points
                 made, kept = PointBranch(*cloud), cloud
             # The seed matters to random weights alone, and those name it in their description.
-            settings = {"version": FEATURES_VERSION, "branch": self.name, "settings": kept}
+            settings = {"branch": self.name, "settings": kept}
             self._branch = CachedBranch(made, c.feature_cache, settings) if c.feature_cache else made
         return self._branch
 

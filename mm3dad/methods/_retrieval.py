@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mm3dad.errors import DataError
 from mm3dad.features.branches import Patches, patch_grid
-from mm3dad.features.cache import CachedFeatures, Describes
+from mm3dad.features.cache import Describes, keep_features
 from mm3dad.features.patchmaps import ImagePatches, Join, PointPatches
 from mm3dad.features.pixelmap import PointCells
 from mm3dad.memory.coreset import project_rows, select_coreset
@@ -24,7 +24,6 @@ from mm3dad.scoring.calibrate import held_out_numbers, threshold_for_rate
 from mm3dad.scoring.maps import blur_8bit, pixel_map, upsample_map
 from mm3dad.types import Prediction, Sample
 
-FEATURES_VERSION = 1  # raise it with every change to what an extractor computes
 Grid = tuple[int, int]
 RANGES = (
     ("image_size", 64, 4096),
@@ -121,8 +120,7 @@ class RetrievalDetector(Detector):
                 kept = c.points, side, c.centers, c.group_size, c.reference, self.raw_histograms, self._fineness, c.image_size
                 cells = PointCells(c.points, c.point_weights, side, c.centers, c.group_size, c.reference, self.raw_histograms, False)
                 made = PointPatches(cells, c.image_size, self._fineness)
-            settings = {"version": FEATURES_VERSION, "method": self.name, "modality": name, "settings": kept}
-            self._made[name] = CachedFeatures(made, Patches, c.feature_cache, settings) if c.feature_cache else made
+            self._made[name] = keep_features(made, Patches, c.feature_cache, self.name, name, kept)
         return self._made[name]
 
     def _join_settings(self) -> object:
