@@ -36,6 +36,7 @@ EXTRAS = {
     "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     "bench": ["anomalib>=2.7", "fpsample>=1.0"],  # what benchmarks/ measures against
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
     "dev": [
         "hypothesis>=6.100",
         "import-linter>=2.16",
