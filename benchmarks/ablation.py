@@ -17,7 +17,7 @@ from mm3dad.run.evaluate import evaluate
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "duet (defaults)": {},
-    "grouping off": {"grouping": False},
+    "grouping on": {"grouping": True},
     "aggregation of patches off": {"aggregate": False},
     "aggregation of groups on": {"aggregate_points": True},
     "global bank off": {"global_bank": False},

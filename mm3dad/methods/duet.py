@@ -58,7 +58,7 @@ class Config:
     max_points: int = option(20000, "most points of a cloud, on a regular sub-grid")
     centers: int = option(1024, "point groups per cloud")
     group_size: int = option(128, "points per group")
-    grouping: bool = option(True, "iterative point grouping; off: nearest neighbours")
+    grouping: bool = option(False, "iterative point grouping, which follows curved surfaces; off: nearest neighbours")
     aggregate: bool = option(True, "similarity-weighted aggregation of image patches")
     aggregate_points: bool = option(False, "similarity-weighted aggregation of point groups along the surface")
     coreset: float = option(0.05, "share of the rows in the local bank's coreset")

@@ -121,7 +121,7 @@ def test_classes_share_a_model_as_if_each_had_its_own(normal, good):
 @pytest.mark.parametrize(
     "options",
     [
-        {"grouping": False},
+        {"grouping": True},
         {"aggregate": False, "aggregate_points": True},
         {"local_scale": 0.0, "fusion": "rss"},
         {"global_bank": False},
