@@ -85,6 +85,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, such as 0.01, got {text!r}")
+    return value
+
+
 def build_parser() -> Parser:
     """Return the parser; `verb` of its result names the function in `verbs`."""
     parser = Parser(
@@ -162,6 +172,30 @@ def build_parser() -> Parser:
     predict.add_argument("folder", metavar="FOLDER", help="a saved model")
     predict.add_argument("inputs", metavar="INPUT", nargs="+", help="file or folder; a file in a dataset tree names the whole sample")
     predict.add_argument("--out", metavar="DIR", help="keep predictions.json, maps/ and heatmaps/ here")
+
+    calibrate = add(
+        "calibrate",
+        "choose the threshold of a saved model on parts it was not fitted on",
+        "  mm3dad calibrate models/cookie --dataset synthetic --root data/synthetic --category cookie --false-alarms 0.05\n"
+        "  mm3dad calibrate models/part --dataset folder --root good_parts --category part --false-alarms 0.01 --pixel-area 0.001\n"
+        "  mm3dad calibrate models/part --dataset folder --root labelled --category part --f1",
+        "where the result goes",
+    )
+    calibrate.add_argument("folder", metavar="FOLDER", help="a saved model; the threshold is kept in it")
+    calibrate.add_argument("--dataset", metavar="NAME", required=True, help="mvtec3d, eyecandies, folder or synthetic")
+    calibrate.add_argument("--root", metavar="DIR", required=True, help="folder of the data set")
+    calibrate.add_argument("--category", metavar="C", action="append", required=True, help="what the model is for; repeatable")
+    calibrate.add_argument(
+        "--split",
+        choices=("validation", "test"),
+        default="validation",
+        help="parts to use; test flatters figures on it (default: validation)",
+    )
+    rule = calibrate.add_mutually_exclusive_group(required=True)
+    rule.add_argument("--false-alarms", metavar="RATE", type=_share, help="rate of false alarms on good parts, e.g. 0.01")
+    rule.add_argument("--f1", action="store_true", help="best F1 instead, where the split has labelled defects")
+    calibrate.add_argument("--pixel-area", metavar="AREA", type=_share, help="also a pixel threshold: mean share of a good part above it")
+    _add_set(calibrate, "an option of the data set")
 
     evaluate = add(
         "evaluate",

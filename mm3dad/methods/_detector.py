@@ -13,7 +13,9 @@ from typing import Any, ClassVar
 import mm3dad
 from mm3dad import files
 from mm3dad.errors import ConfigError, DataError, ModelError, StorageError, nearest_name
+from mm3dad.methods._judged import keep_point
 from mm3dad.registry import METHODS
+from mm3dad.scoring import OperatingPoint
 from mm3dad.types import Prediction, Sample
 
 FORMAT = 1
@@ -90,6 +92,7 @@ class Detector(ABC):
 
     `Config` is a frozen dataclass; each field carries its help line in `field(metadata={"help": ...})`.
     Raw scores are >= 0 and higher is worse. `fit` and `predict` neither print nor write files.
+    `operating_point` (of `mm3dad calibrate`) overrules the method's own threshold in every prediction, until the next fit.
 
     Raises:
         ConfigError: unknown option or value out of range.
@@ -102,6 +105,11 @@ class Detector(ABC):
     def __init__(self, **options: Any) -> None:
         self.config = resolve_config(self.Config, options)
         self.is_fitted = False
+        self.operating_point: OperatingPoint | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        keep_point(cls)
 
     @abstractmethod
     def fit(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Detector:
@@ -180,6 +188,7 @@ class Detector(ABC):
             "weights": self.weights,
             "tensors": {"file": final.name, "sha256": digest},
             "values": values,
+            "operating_point": None if self.operating_point is None else self.operating_point.to_dict(),
         }
         try:
             staging.replace(final)
@@ -215,8 +224,9 @@ def load_detector(folder: str | Path) -> Detector:
         model = files.read_json(folder / "model.json")
         version, method = model["format"], model["method"]
         options, tensors, values = model["config"], model["tensors"], model["values"]
+        point = model.get("operating_point")
         file, digest = Path(tensors["file"]).name, str(tensors["sha256"])
-    except (DataError, KeyError, TypeError) as error:
+    except (DataError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder / 'model.json'} is damaged or foreign ({error}); fit and save the model again") from error
     if version != FORMAT:
         raise ModelError(f"{folder} has format {version}, this version reads {FORMAT}; use the mm3dad that wrote it, or fit again")
@@ -233,4 +243,5 @@ def load_detector(folder: str | Path) -> Detector:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ModelError(f"{folder} lacks a part of a {method} model ({error}); fit and save it again") from error
     detector.is_fitted = True
+    detector.operating_point = None if point is None else OperatingPoint.from_dict(point)
     return detector
