@@ -205,9 +205,9 @@ class DualModal(Synthesizer):
         if not bool(part.any()):
             raise DataError(f"sample {sample.meta.id!r} has no valid point; check the sensor, the unit and the mask of missing points")
         depth = sample.xyz[2]
-        # A flat plate has hardly any range of its own: a hundredth of its width keeps defects visible.
+        # A flat plate has hardly any range of its own: a tenth of its width keeps defects visible.
         extent = sample.xyz[:, part].amax(1) - sample.xyz[:, part].amin(1)
-        scale = max(float(extent[2]), 0.01 * float(extent.max()), 1e-6)
+        scale = max(float(extent[2]), 0.1 * float(extent.max()), 1e-6)
         texture = draw_texture(sample.size, generator)
         low, high = self.config.low * scale, self.config.high * scale
         pair = alter_pair(sample.rgb, depth, part, texture, generator, amplitude=(low, high))
