@@ -45,17 +45,36 @@ class TrainingSettings:
             raise ConfigError(f"training needs clip >= 0, 0 <= ema < 1 and patience >= 0, got {self.clip}, {self.ema}, {self.patience}")
 
 
+@dataclass
+class History:
+    """What happened.
+
+    Args:
+        rows: one per epoch: "loss", its named terms, "validation" where there is one.
+        start: validation before the first step.
+        best: epochs after which the state was kept (0: no epoch improved on the untrained state); all without a validation.
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    start: float | None = None
+    best: int = 0
+
+
 @dataclass(frozen=True)
 class TrainingRun:
     """Where a training leaves its traces; run/ fills it in.
 
     Args:
         folder: of checkpoints, one folder in it per task; None keeps none.
+        identity: what the result depends on besides the task's own (data, version); it goes into the checkpoints.
         log: called with (task, epoch, values) after each epoch, e.g. for TensorBoard.
+        histories: what happened in each task by its name, filled in by `train`.
     """
 
     folder: Path | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
     log: Log | None = None
+    histories: dict[str, History] = field(default_factory=dict)
 
 
 @dataclass
@@ -83,21 +102,6 @@ class Task:
     loss: Callable[[Any], Tensor | dict[str, Tensor]]
     validate: Callable[[], float] | None = None
     rate: Callable[[int], float] | None = None
-
-
-@dataclass
-class History:
-    """What happened.
-
-    Args:
-        rows: one per epoch: "loss", its named terms, "validation" where there is one.
-        start: validation before the first step.
-        best: epochs after which the state was kept (0: no epoch improved on the untrained state); all without a validation.
-    """
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-    start: float | None = None
-    best: int = 0
 
 
 def split_normals(count: int, share: float = 0.1, seed: int = 0) -> tuple[list[int], list[int]]:

@@ -10,16 +10,17 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mm3dad.errors import DataError, ModelError, TrainingError
-from mm3dad.nets import _checkpoint, _parallel
+from mm3dad.nets import _checkpoint, parallel
 from mm3dad.nets.task import History, Task, TrainingRun, TrainingSettings, shuffle_batches, split_normals
 
-__all__ = ["History", "Task", "TrainingRun", "TrainingSettings", "shuffle_batches", "split_normals", "train"]
+__all__ = ["History", "Task", "TrainingRun", "TrainingSettings", "remove_checkpoints", "shuffle_batches", "split_normals", "train"]
 Progress = Callable[[str, int, int], None]
 DIVERGED = 10.0  # times the first loss that a mean loss may lie above it; far beyond any noise of batches
 
@@ -45,12 +46,24 @@ def train(
         DataError: an epoch without a batch.
         StorageError: a checkpoint cannot be written; the older one stays.
     """
-    return _Loop(task, settings, run or TrainingRun(), progress or (lambda *_: None), stage or f"training {task.name}").run()
+    run = run or TrainingRun()
+    history = _Loop(task, settings, run, progress or (lambda *_: None), stage or f"training {task.name}").run()
+    run.histories[task.name] = history
+    return history
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of a `TrainingRun`'s folder, once what was learned is saved; what else lies there stays."""
+    for path in folder.glob("*/checkpoint.json"):
+        _checkpoint.remove_checkpoint(path.parent)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 class _Loop:
     def __init__(self, task: Task, settings: TrainingSettings, run: TrainingRun, progress: Progress, stage: str) -> None:
-        self.task, self.settings, self.progress, self.stage, self.log = task, settings, progress, stage, run.log
+        self.task, self.settings, self.progress, self.stage = task, settings, progress, stage
+        self.log, self.outer = run.log, run.identity
         self.folder = None if run.folder is None else run.folder / task.name
         self.device = torch.device(settings.device)
         for module in task.modules.values():
@@ -61,7 +74,7 @@ class _Loop:
         self.history = History()
         self.epoch = self.step = 0
         self.first: float | None = None
-        _parallel.copy_from_first(self._state().values())
+        parallel.copy_from_first(self._state().values())
         self.average = self._copy() if settings.ema else None
         self.best: dict[str, Tensor] | None = None
 
@@ -104,7 +117,7 @@ class _Loop:
         sums: dict[str, float] = {}
         shown = "" if not self.history.rows else f" (loss {self.history.rows[-1]['loss']:.4g})"
         count = done = 0
-        for batch, together in _parallel.share_out(batches):
+        for batch, together in parallel.share_out(batches):
             self.progress(f"{self.stage}{shown}", self.epoch * steps + min(done, steps - 1), self.task.epochs * steps)
             terms = self._step(batch, together)
             for name, value in terms.items():
@@ -118,7 +131,7 @@ class _Loop:
         row = {name: value / count for name, value in sums.items()}
         self._require_sound(row["loss"])
         self.epoch += 1
-        _parallel.copy_from_first(self._buffers())
+        parallel.copy_from_first(self._buffers())
         if self.task.validate:
             self._set_seed(-1)
             row["validation"] = self._validate()
@@ -146,7 +159,7 @@ class _Loop:
             loss = found if isinstance(found, Tensor) else torch.stack(list(found.values())).sum()
             if bool(loss.isfinite()):
                 loss.backward()
-        mean = float(_parallel.average_gradients(self.parameters, loss, together))
+        mean = float(parallel.average_gradients(self.parameters, loss, together))
         if not math.isfinite(mean):
             self._fail(f"the loss became {mean}")
         if self.settings.clip:
@@ -187,7 +200,7 @@ class _Loop:
         self._set_mode(training=False)
         with torch.no_grad():
             value = torch.tensor(float(self.task.validate()), dtype=torch.float64, device=self.device)
-        _parallel.copy_from_first([value])
+        parallel.copy_from_first([value])
         if raw is not None:
             self._load(raw)
         if not bool(value.isfinite()):
@@ -208,7 +221,7 @@ class _Loop:
 
     def _set_seed(self, epoch: int) -> torch.Generator:
         """Seed torch for an epoch, with a dropout of its own in each process; return the generator of batches, the same in all."""
-        torch.manual_seed(_mix(self.settings.seed, epoch, _parallel.rank()))
+        torch.manual_seed(_mix(self.settings.seed, epoch, parallel.rank()))
         return torch.Generator().manual_seed(_mix(self.settings.seed, epoch, 0))
 
     def _state(self) -> dict[str, Tensor]:
@@ -229,17 +242,17 @@ class _Loop:
     def _identity(self) -> dict[str, Any]:
         shapes = {key: list(value.shape) for key, value in self._state().items()}
         how = {key: value for key, value in asdict(self.settings).items() if key != "device"}
-        return {"task": self.task.name, **self.task.identity, "epochs": self.task.epochs, "training": how, "shapes": shapes}
+        return {**self.outer, "task": self.task.name, **self.task.identity, "epochs": self.task.epochs, "training": how, "shapes": shapes}
 
     def _write(self) -> None:
         if self.folder is None:
             return
-        if _parallel.rank() == 0:
+        if parallel.rank() == 0:
             tensors, plain = _checkpoint.pack_optimizer(self.optimizer)
             states = {"modules": self._state(), "optimizer": tensors, "average": self.average or {}, "best": self.best or {}}
             values = {"epoch": self.epoch, "step": self.step, "first": self.first, "optimizer": plain, "history": asdict(self.history)}
             _checkpoint.write_checkpoint(self.folder, self._identity(), values, states)
-        _parallel.wait_for_all()
+        parallel.wait_for_all()
 
     def _resume(self, values: dict[str, Any], states: _checkpoint.States) -> None:
         try:

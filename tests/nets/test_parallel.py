@@ -11,7 +11,6 @@ from mm3dad.files import read_tensors
 from mm3dad.nets.training import TrainingSettings, train
 from tests.nets.parallel import make_task, work
 
-
 COUNTS = (16, 12)  # batches of 4 for two processes: in the second case one has none in the last step
 
 
