@@ -152,6 +152,7 @@ def build_parser() -> Parser:
     fit.add_argument("--out", metavar="FOLDER", required=True, help="folder of the model; several categories get a folder each in it")
     fit.add_argument("--shots", metavar="K", type=_shots, help="fit on K good parts per category (default: full)")
     fit.add_argument("--seed", metavar="S", type=_seed, default=0, help="seed of the detector and of the choice of shots (default: 0)")
+    fit.add_argument("--tensorboard", action="store_true", help="write curves of a method that trains to FOLDER/tensorboard")
 
     predict = add(
         "predict",

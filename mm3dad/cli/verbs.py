@@ -104,6 +104,7 @@ def fit(arguments: Namespace) -> int:
         multiclass=arguments.multiclass,
         device=arguments.device,
         auxiliary=arguments.auxiliary,
+        tensorboard=arguments.tensorboard,
     )
     _write_json(arguments, rows)
     for row in rows:
