@@ -32,6 +32,7 @@ EXTRAS = {
     "clip": ["open_clip_torch>=3.0"],
     "diffusion": ["diffusers>=0.35"],
     "scale": ["ray>=2.49"],
+    "tensorboard": ["tensorboard>=2.17"],
     "view": ["viser>=1.0"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],

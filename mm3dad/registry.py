@@ -71,4 +71,11 @@ DATASETS = Registry(
         "synthetic": "mm3dad.data.mvtec3d:Synthetic",
     },
 )
-SYNTHESIZERS = Registry("synthesizer", {})
+SYNTHESIZERS = Registry(
+    "synthesizer",
+    {
+        "cutpaste": "mm3dad.synthesis.synthesizers:CutPaste",
+        "dual": "mm3dad.synthesis.synthesizers:DualModal",
+        "stretch": "mm3dad.synthesis.synthesizers:Stretch",
+    },
+)

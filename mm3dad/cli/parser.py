@@ -162,6 +162,7 @@ def build_parser() -> Parser:
     fit.add_argument("--out", metavar="FOLDER", required=True, help="folder of the model; several categories get a folder each in it")
     fit.add_argument("--shots", metavar="K", type=_shots, help="fit on K good parts per category (default: full)")
     fit.add_argument("--seed", metavar="S", type=_seed, default=0, help="seed of the detector and of the choice of shots (default: 0)")
+    fit.add_argument("--tensorboard", action="store_true", help="write curves of a method that trains to FOLDER/tensorboard")
 
     predict = add(
         "predict",
@@ -228,6 +229,22 @@ def build_parser() -> Parser:
     view.add_argument("--png", metavar="FILE", help="picture to write")
     view.add_argument("--sample", metavar="ID", help='which sample, e.g. "test/hole/003" (default: the highest score)')
 
+    synthesize = add(
+        "synthesize",
+        "make defects on good parts and write them as a data set, with a contact sheet",
+        "  mm3dad synthesize dual --dataset synthetic --root data/synthetic --category cookie --out data/dual\n"
+        "  mm3dad evaluate duet --dataset mvtec3d --root data/dual",
+        "where the summary goes",
+    )
+    synthesize.add_argument("name", metavar="NAME", help="name of a synthesizer; `mm3dad list synthesizers` names them")
+    _add_tree(synthesize)
+    synthesize.add_argument("--category", metavar="C", action="append", help="repeatable (default: every category)")
+    synthesize.add_argument("--out", metavar="DIR", required=True, help="new folder, or the one of an interrupted call")
+    synthesize.add_argument("--count", metavar="N", type=_positive, default=20, help="defects per category (default: 20)")
+    synthesize.add_argument("--seed", metavar="S", type=_seed, default=0, help="seed of the defects (default: 0)")
+    synthesize.add_argument("--workers", metavar="N", type=_positive, help="processes (default: one per core)")
+    _add_set(synthesize, "an option of the synthesizer or the data set, e.g. height=0.003")
+
     listing = add("list", "list what there is to choose from", "  mm3dad list methods", "where the list goes")
     kinds = ("methods", "synthesizers", "datasets", "weights")
     listing.add_argument("kind", metavar="KIND", nargs="?", choices=kinds, help=f"{', '.join(kinds[:-1])} or {kinds[-1]} (default: all)")
@@ -236,8 +253,7 @@ def build_parser() -> Parser:
 
 def _add_data(verb: Parser) -> None:
     verb.add_argument("method", metavar="METHOD", help="name of a method; `mm3dad list methods` names them")
-    verb.add_argument("--dataset", metavar="NAME", required=True, help="mvtec3d, eyecandies, folder or synthetic")
-    verb.add_argument("--root", metavar="DIR", required=True, help="folder of the data set")
+    _add_tree(verb)
     verb.add_argument("--category", metavar="C", action="append", help="repeatable (default: every category, one model each)")
     verb.add_argument("--multiclass", action="store_true", help="one model for all categories")
     verb.add_argument(
@@ -247,6 +263,11 @@ def _add_data(verb: Parser) -> None:
     )
     verb.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     _add_set(verb, "an option of the method or the data set, e.g. modalities=rgb")
+
+
+def _add_tree(verb: Parser) -> None:
+    verb.add_argument("--dataset", metavar="NAME", required=True, help="mvtec3d, eyecandies, folder or synthetic")
+    verb.add_argument("--root", metavar="DIR", required=True, help="folder of the data set")
 
 
 def _add_set(verb: Parser, text: str) -> None:

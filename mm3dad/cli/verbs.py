@@ -104,6 +104,7 @@ def fit(arguments: Namespace) -> int:
         multiclass=arguments.multiclass,
         device=arguments.device,
         auxiliary=arguments.auxiliary,
+        tensorboard=arguments.tensorboard,
     )
     _write_json(arguments, rows)
     for row in rows:
@@ -204,6 +205,30 @@ def view(arguments: Namespace) -> int:
     return 0
 
 
+def synthesize(arguments: Namespace) -> int:
+    """`mm3dad synthesize`."""
+    from mm3dad.run.synthesize import synthesize as make_defects
+    from mm3dad.view import write_sheet
+
+    result = make_defects(
+        arguments.name,
+        arguments.dataset,
+        arguments.root,
+        arguments.out,
+        categories=arguments.category,
+        count=arguments.count,
+        seed=arguments.seed,
+        options=_options(arguments),
+        workers=arguments.workers,
+    )
+    out = Path(arguments.out)
+    sheets = [write_sheet(out, name, result["folder"], out / f"{name}-{arguments.name}.png") for name in result["categories"]]
+    _write_json(arguments, result | {"sheets": [str(sheet) for sheet in sheets]})
+    say(f"{out}: {result['samples']} samples, {result['done']} written now in {result['seconds']} s")
+    say(*(f"contact sheet: {sheet}" for sheet in sheets))
+    return 0
+
+
 def list_names(arguments: Namespace) -> int:
     """`mm3dad list`."""
     from mm3dad.run.catalog import CATALOG
@@ -257,5 +282,6 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "evaluate": evaluate,
     "report": report,
     "view": view,
+    "synthesize": synthesize,
     "list": list_names,
 }
