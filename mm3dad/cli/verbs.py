@@ -180,7 +180,16 @@ def view(arguments: Namespace) -> int:
     """`mm3dad view`."""
     from mm3dad.view import view_path
 
-    say(*(str(path) for path in view_path(arguments.path, arguments.html, arguments.png, sample_id=arguments.sample)))
+    written = view_path(
+        arguments.path,
+        arguments.html,
+        arguments.png,
+        arguments.gif,
+        sample_id=arguments.sample,
+        model=arguments.model,
+        layer=arguments.layer,
+    )
+    say(*(str(path) for path in written))
     return 0
 
 
