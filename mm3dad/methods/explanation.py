@@ -38,6 +38,15 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Neighbor:
+    """A patch or group beside another: its number, the pixel of its centre and its score (after enhancement)."""
+
+    patch: int
+    place: Pixel
+    score: float
+
+
+@dataclass(frozen=True)
 class Reason:
     """What one modality says of one place.
 
@@ -48,8 +57,7 @@ class Reason:
         before: score of the patch before cross-modal enhancement.
         after: score after it; the same where enhancement is off.
         matches: the nearest normal patches, nearest first.
-        neighbors: centres of the patches next to it (of an image), or of those groups that share most points with it.
-        neighbor_scores: their scores, after enhancement.
+        neighbors: the patches next to it (of an image), or the groups that share most points with it.
     """
 
     patch: int
@@ -58,8 +66,7 @@ class Reason:
     before: float
     after: float
     matches: tuple[Match, ...]
-    neighbors: tuple[Pixel, ...]
-    neighbor_scores: tuple[float, ...]
+    neighbors: tuple[Neighbor, ...]
 
 
 @dataclass(frozen=True)
@@ -169,8 +176,7 @@ def _explain(evidence: Evidence, size: tuple[int, int], patch: int) -> Reason:
         before=float(evidence.before[patch]),
         after=float(evidence.after[patch]),
         matches=_matches(evidence, patch),
-        neighbors=tuple(_center(evidence, size, one) for one in around),
-        neighbor_scores=tuple(float(evidence.after[one]) for one in around),
+        neighbors=tuple(Neighbor(one, _center(evidence, size, one), float(evidence.after[one])) for one in around),
     )
 
 

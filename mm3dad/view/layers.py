@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,7 +70,7 @@ class Layers(Mapping[str, Layer]):
             self._made[name] = self._makers[name]()
         return self._made[name]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[str]:
         return iter(self._makers)
 
     def __len__(self) -> int:
@@ -112,13 +112,14 @@ class Layers(Mapping[str, Layer]):
         scale = self._scale if is_fused and self._scale is not None else shared_scale([values], self._threshold if is_fused else None)
         return Layer(MAP_NAMES.get(key, key), "score", values, scale=scale)
 
-    def paint(self, name: str, *, above: float | None = None, picked: int | None = None) -> Picture:
+    def paint(self, name: str, *, above: float | None = None, picked: int | None = None, beside: Sequence[int] = ()) -> Picture:
         """Colour the points by a layer, (H, W, 3) uint8.
 
         Args:
             name: of the layer.
             above: highlight the points whose fused score is higher.
             picked: highlight the points of this group.
+            beside: brighten the points of these groups, its neighbours.
         """
         layer, shade = self[name], (0.35 + 0.9 * self.light)[..., None]
         if layer.kind == "color":
@@ -139,6 +140,9 @@ class Layers(Mapping[str, Layer]):
         if above is not None and self.scene.map is not None:
             painted = np.where((np.nan_to_num(self.scene.map, nan=-np.inf) > above)[..., None], np.float32(ABOVE) * shade, painted)
         if picked is not None and self.scene.groups is not None:
+            painted = np.where(
+                np.isin(self.scene.groups, np.asarray(beside))[..., None], 0.5 * painted + 0.5 * np.float32(PICKED) * shade, painted
+            )
             painted = np.where((self.scene.groups == picked)[..., None], np.float32(PICKED) * shade, painted)
         return np.clip(painted, 0, 255).astype(np.uint8)
 

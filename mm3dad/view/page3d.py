@@ -185,7 +185,14 @@ def _pack_why(why: Why) -> dict[str, Any]:
     tiles = [
         {"caption": tile.caption, "note": tile.note, "pictures": [encode_jpeg(one, 85) for one in tile.pictures]} for tile in why.tiles
     ]
-    return {"pixel": [why.row, why.column], "group": why.group, "reach": why.reach, "facts": why.facts, "tiles": tiles}
+    return {
+        "pixel": [why.row, why.column],
+        "group": why.group,
+        "beside": why.beside,
+        "reach": why.reach,
+        "facts": why.facts,
+        "tiles": tiles,
+    }
 
 
 def thin_grid(scene: Scene, limit: int) -> tuple[np.ndarray, np.ndarray]:

@@ -97,8 +97,11 @@ def test_group_and_members_contain_the_place(bad, explained):
         y, x = reasons["xyz"].place
         assert y * SIZE + x in members.tolist()
         for reason in reasons.values():
-            assert len(reason.neighbors) == len(reason.neighbor_scores) > 0 and reason.place not in reason.neighbors
-            assert all(abs(y - reason.place[0]) < SIZE / 2 and abs(x - reason.place[1]) < SIZE / 2 for y, x in reason.neighbors)
+            assert reason.neighbors and reason.patch not in [one.patch for one in reason.neighbors]
+            for one in reason.neighbors:
+                assert all(abs(a - b) < SIZE / 2 for a, b in zip(one.place, reason.place, strict=True))
+        for one in reasons["xyz"].neighbors:
+            assert explained.at(*one.place)["xyz"].after == pytest.approx(one.score)
 
 
 def test_enhancement_shows_both_scores(normal, bad):

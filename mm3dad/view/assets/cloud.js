@@ -50,11 +50,12 @@
   const rgb = layers.find((layer) => layer.name === "RGB");
   const grey = (i) => (rgb ? 25 + 0.6 * (0.3 * rgb.values[3 * i] + 0.59 * rgb.values[3 * i + 1] + 0.11 * rgb.values[3 * i + 2]) : 120);
   const colors = new Uint8ClampedArray(4 * count);
-  const state = { layer: 0, score: scores[0], threshold: data.threshold, above: false, size: 1, picked: -1 };
+  const state = { layer: 0, score: scores[0], threshold: data.threshold, above: false, size: 1, picked: -1, why: undefined };
   function paint() {
     const layer = layers[state.layer], values = layer.values, kind = layer.kind;
     const span = kind === "score" ? Math.max(layer.high - layer.low, 1e-12) : 1;
     const chosen = groups && state.picked >= 0 ? groups.values[state.picked] : -1;
+    const beside = new Set(chosen >= 0 && state.why ? state.why.beside : []);
     for (let i = 0; i < count; i++) {
       const to = 4 * i, bright = shade[i];
       let r, g, b;
@@ -73,7 +74,10 @@
         r = (cover * table[cell] + under) * bright; g = (cover * table[cell + 1] + under) * bright; b = (cover * table[cell + 2] + under) * bright;
       }
       if (state.above && state.score && scoreOf(state.score, i) > state.threshold) { r = 60 * bright; g = 235 * bright; b = 50 * bright; }
-      if (chosen >= 0 && chosen < 65535 && groups.values[i] === chosen) r = g = b = 255 * bright;
+      if (chosen >= 0 && chosen < 65535) {
+        if (groups.values[i] === chosen) r = g = b = 255 * bright;
+        else if (beside.has(groups.values[i])) { r = (r + 255 * bright) / 2; g = (g + 255 * bright) / 2; b = (b + 255 * bright) / 2; }
+      }
       colors[to] = r; colors[to + 1] = g; colors[to + 2] = b; colors[to + 3] = 255;
     }
     gl.bindBuffer(gl.ARRAY_BUFFER, colorBuffer);
@@ -242,6 +246,7 @@
   function explain(i) {
     const one = data.explained.find((candidate) => holds(candidate, i)), box = find("why");
     box.hidden = !one;
+    state.why = one;
     if (!one) return;
     const figures = one.tiles.map((tile) => {
       const pictures = tile.pictures.map((text) => {
