@@ -198,6 +198,11 @@ def build_parser() -> Parser:
         "--model", metavar="FOLDER", help="saved model that scores the sample and says why: its groups and matched normal patches"
     )
     view.add_argument("--layer", metavar="NAME", help='layer to begin with, e.g. "curvature" (default: the score, else RGB)')
+    view.add_argument("--serve", action="store_true", help="show it in a browser until Ctrl-C; click a point to see why")
+    view.add_argument("--port", metavar="N", type=_positive, default=8080, help="port of --serve (default: 8080)")
+    view.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="address of --serve (default: 127.0.0.1, this machine only)")
+    view.add_argument("--window", action="store_true", help="show it in a window, with keys")
+    view.add_argument("--compare", metavar="PATH", help="--serve and --window: other results of the same samples, or another model, beside")
     view.add_argument("--sample", metavar="ID", help='which sample, e.g. "test/hole/003" (default: the highest score)')
 
     listing = add("list", "list what there is to choose from", "  mm3dad list methods", "where the list goes")

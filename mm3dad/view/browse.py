@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,8 +92,10 @@ class Entry:
 
     def open(self) -> Scene:
         """Return the scene: with the model's scores and groups, else with the maps that were kept."""
-        if self.explanation is not None:
-            return explained_scene(self.explanation)
+        return self.preview() if self.explanation is None else explained_scene(self.explanation)
+
+    def preview(self) -> Scene:
+        """Return the scene with the maps that were kept, without asking the model."""
         maps: dict[str, Array] = {}
         if isinstance(self.source, Row):
             maps = {name: values for name, values in read_maps(self.source).items() if name in MAP_NAMES}
@@ -172,6 +174,11 @@ def filter_entries(
         and (kind is None or entry.kind == kind)
         and (least is None or (entry.score is not None and entry.score >= least))
     ]
+
+
+def rescore_entries(entries: Sequence[Entry], model: Explainer) -> list[Entry]:
+    """Return the same samples, to be scored by another model."""
+    return [replace(entry, score=None, threshold=None, source=entry.source, model=model) for entry in entries]
 
 
 def pair_entries(entries: Sequence[Entry], others: Sequence[Entry]) -> dict[tuple[str, str], Entry]:

@@ -19,6 +19,8 @@ from mm3dad.view.turn import write_turning
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mm3dad.run.explain import Explainer
+
 SHEET = 8  # samples on one contact sheet
 
 
@@ -73,7 +75,7 @@ def view_path(
     return written
 
 
-def open_model(folder: str | Path | None):  # type: ignore[no-untyped-def]
+def open_model(folder: str | Path | None) -> Explainer | None:
     """Load a model that explains; None without a folder."""
     if folder is None:
         return None
