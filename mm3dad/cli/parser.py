@@ -221,12 +221,23 @@ def build_parser() -> Parser:
 
     view = add(
         "view",
-        "look at a sample, a data set or results: 3D page or picture",
-        "  mm3dad view predictions --html cloud.html --png picture.png",
+        "look at a sample, a data set or results: 3D page, picture, browser or window",
+        "  mm3dad view predictions --html cloud.html --png picture.png\n"
+        "  mm3dad view data/synthetic/cookie/test --model models/cookie --html why.html",
     )
     view.add_argument("path", metavar="PATH", help="sample file, data set, or the --out folder of predict or evaluate")
-    view.add_argument("--html", metavar="FILE", help="3D page to write (default, without --png: <name>-view.html here)")
+    view.add_argument("--html", metavar="FILE", help="3D page to write (the default: <name>-view.html here)")
     view.add_argument("--png", metavar="FILE", help="picture to write")
+    view.add_argument("--gif", metavar="FILE", help="turning picture to write")
+    view.add_argument(
+        "--model", metavar="FOLDER", help="saved model that scores the sample and says why: its groups and matched normal patches"
+    )
+    view.add_argument("--layer", metavar="NAME", help='layer to begin with, e.g. "curvature" (default: the score, else RGB)')
+    view.add_argument("--serve", action="store_true", help="show it in a browser until Ctrl-C; click a point to see why")
+    view.add_argument("--port", metavar="N", type=_positive, default=8080, help="port of --serve (default: 8080)")
+    view.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="address of --serve (default: 127.0.0.1, this machine only)")
+    view.add_argument("--window", action="store_true", help="show it in a window, with keys")
+    view.add_argument("--compare", metavar="PATH", help="--serve and --window: other results of the same samples, or another model, beside")
     view.add_argument("--sample", metavar="ID", help='which sample, e.g. "test/hole/003" (default: the highest score)')
 
     synthesize = add(

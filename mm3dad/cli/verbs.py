@@ -199,9 +199,37 @@ def report(arguments: Namespace) -> int:
 
 def view(arguments: Namespace) -> int:
     """`mm3dad view`."""
+    if arguments.serve or arguments.window:
+        return _view_live(arguments)
     from mm3dad.view import view_path
 
-    say(*(str(path) for path in view_path(arguments.path, arguments.html, arguments.png, sample_id=arguments.sample)))
+    if arguments.compare is not None:
+        raise ConfigError("--compare shows two results side by side and needs --serve or --window; add one of them")
+    written = view_path(
+        arguments.path,
+        arguments.html,
+        arguments.png,
+        arguments.gif,
+        sample_id=arguments.sample,
+        model=arguments.model,
+        layer=arguments.layer,
+    )
+    say(*(str(path) for path in written))
+    return 0
+
+
+def _view_live(arguments: Namespace) -> int:
+    from mm3dad.view.live import open_session, serve_path, show_window
+
+    if (arguments.serve and arguments.window) or any((arguments.html, arguments.png, arguments.gif)):
+        raise ConfigError("--serve and --window stay open and write no file; give one of them alone, or --html, --png and --gif")
+    session = open_session(
+        arguments.path, sample_id=arguments.sample, model=arguments.model, layer=arguments.layer, compare=arguments.compare
+    )
+    if arguments.serve:
+        serve_path(session, arguments.host, arguments.port, say)
+    else:
+        show_window(session)
     return 0
 
 

@@ -198,6 +198,10 @@ class Bank:
         """Return the (P, 2) int64 places of one sample's rows."""
         return self.place[self.span(sample)].long()
 
+    def identity_of(self, row: int) -> str:
+        """Return the id of the sample that a row came from."""
+        return self.ids[int(torch.searchsorted(self.start, row, right=True)) - 1]
+
     def similar_samples(self, descriptor: Tensor, count: int, allowed: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Return the `count` samples whose descriptor is nearest to the given (C,), nearest first, and their distances."""
         pool = torch.arange(len(self.ids)) if allowed is None else torch.as_tensor(list(allowed))

@@ -19,6 +19,9 @@ from mm3dad.registry import METHODS
 from mm3dad.scoring import OperatingPoint
 from mm3dad.types import Prediction, Sample
 
+if typing.TYPE_CHECKING:
+    from mm3dad.methods.explanation import Explanation
+
 FORMAT = 1
 Progress = Callable[[str, int, int], None]
 
@@ -151,6 +154,15 @@ class Detector(ABC):
     def predict_all(self, samples: Sequence[Sample]) -> list[Prediction]:
         """Score a whole set; the same as one by one unless the method is transductive."""
         return [self.predict(sample) for sample in samples]
+
+    def explain(self, sample: Sample) -> Explanation:
+        """Return why a sample has its scores, to be asked place by place; optional, a method may have no answer.
+
+        Raises:
+            ConfigError: the method explains nothing.
+            DataError, ModelError: as `predict`.
+        """
+        raise ConfigError(f"{self.name} does not explain its scores; give a model of duet, or look at the maps without a model")
 
     @property
     def bank_bytes(self) -> int:

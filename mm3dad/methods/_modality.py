@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mm3dad.features.branches import Patches, PointBranch, RGBBranch
+from mm3dad.features.branches import Patches, PointBranch, RGBBranch, patch_grid
 from mm3dad.features.cache import CachedBranch
 from mm3dad.fusion.rescore import judge_against_neighbors
 from mm3dad.memory import Bank
+from mm3dad.methods.explanation import Evidence
 from mm3dad.scoring.calibrate import Calibration
 from mm3dad.scoring.heldout import judge_rows, lift
 
@@ -121,6 +122,13 @@ class Modality:
     def to_map(self, scores: Tensor, patches: Patches, sample: Any) -> Tensor:
         """Carry patch scores to pixels, positive and in their order."""
         return self.branch.to_map(lift(scores), patches, sample)
+
+    def collect(self, sample: Any, patches: Patches, match: Match, after: Tensor) -> Evidence:
+        """Return what an explanation needs; `after` are the patch scores (P,) of the map."""
+        branch = self.branch.branch if isinstance(self.branch, CachedBranch) else self.branch
+        groups = branch.group_sample(sample) if isinstance(branch, PointBranch) else None
+        cells = patch_grid(sample.size, self.config.image_size) if sample.size[0] > 1 else (1, len(after))
+        return Evidence(patches, *match, self.judge(match, for_map=True).amin(1), after, self.bank, cells, groups)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors and plain values for a model folder."""

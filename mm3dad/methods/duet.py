@@ -22,10 +22,13 @@ from mm3dad.fusion.late import combine
 from mm3dad.methods._config import MODALITIES, check_modalities, check_ranges, check_window, option
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.methods._modality import Match, Modality
+from mm3dad.methods.explanation import Explanation
 from mm3dad.ops import nearest_neighbors
 from mm3dad.scoring.calibrate import fold_indices, threshold_for_rate
 from mm3dad.scoring.maps import smooth_map, top_fraction_score
 from mm3dad.types import Prediction, Sample
+
+Found = dict[str, tuple[Tensor, Patches]]
 
 RANGES = (
     ("image_size", 32, 4096),
@@ -233,21 +236,42 @@ class Duet(Detector):
 
     def predict_batch(self, samples: Sequence[Sample]) -> list[Prediction]:
         self._require_fit()
-        found: list[dict[str, tuple[Tensor, Patches]]] = [{} for _ in samples]
+        return [
+            self._predict_one(sample, found, *self._match(found)) for sample, found in zip(samples, self._describe(samples), strict=True)
+        ]
+
+    def explain(self, sample: Sample) -> Explanation:
+        self._require_fit()
+        found = self._describe([sample])[0]
+        matches, patch = self._match(found)
+        after = self._score(matches, patch, for_map=True)
+        evidence = {name: self._parts[name].collect(sample, found[name][1], matches[name], after[name]) for name in found}
+        maps = {}
+        if patch is not None:
+            maps = {name: self._parts[name].to_map(one.before, one.patches, sample) for name, one in evidence.items()}
+        return Explanation(sample, self._predict_one(sample, found, matches, patch), evidence, maps)
+
+    def _describe(self, samples: Sequence[Sample]) -> list[Found]:
+        """Return each sample's patches, with their features on the scale of the bank."""
+        found: list[Found] = [{} for _ in samples]
         for name, part in self._parts.items():
             holders = [number for number, sample in enumerate(samples) if name in sample.modalities]
             for number, patches in zip(holders, part.branch.describe([samples[number] for number in holders]), strict=True):
                 found[number][name] = part.bank.normalise(patches.features), patches
-        return [self._predict_one(sample, parts) for sample, parts in zip(samples, found, strict=True)]
+        for sample, parts in zip(samples, found, strict=True):
+            if not parts:
+                raise DataError(
+                    f"sample {sample.meta.id!r} has {' and '.join(sample.modalities)}, the model was fitted on "
+                    f"{' and '.join(self._parts)}; give one of these, or fit again"
+                )
+        return found
 
-    def _predict_one(self, sample: Sample, found: dict[str, tuple[Tensor, Patches]]) -> Prediction:
-        if not found:
-            raise DataError(
-                f"sample {sample.meta.id!r} has {' and '.join(sample.modalities)}, the model was fitted on {' and '.join(self._parts)}; "
-                "give one of these, or fit again"
-            )
+    def _match(self, found: Found) -> tuple[dict[str, Match], Tensor | None]:
+        """Match the patches of each modality with normal ones, and align the modalities where enhancement asks for it."""
         matches = {name: self._parts[name].match(rows, patches.place, rows.mean(0)) for name, (rows, patches) in found.items()}
-        patch = self._align({name: patches.place for name, (_, patches) in found.items()})
+        return matches, self._align({name: patches.place for name, (_, patches) in found.items()})
+
+    def _predict_one(self, sample: Sample, found: Found, matches: dict[str, Match], patch: Tensor | None) -> Prediction:
         values, heat_values = self._score(matches, patch), self._score(matches, patch, for_map=True)
         parts: dict[str, Tensor] = {}
         for name, (rows, patches) in found.items():

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mm3dad.errors import ShapeError
 from mm3dad.view.colors import PAGE, Array, Picture
-from mm3dad.view.surface import toward_viewer
+from mm3dad.view.normals import toward_viewer
 
 _FINE = 2  # drawn at twice the size and averaged, for smooth edges
 _STAMP = 16  # a point never covers more than this many fine pixels squared

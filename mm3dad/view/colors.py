@@ -61,6 +61,17 @@ def heat_table() -> Picture:
     return table
 
 
+@functools.lru_cache(maxsize=1)
+def group_table() -> Picture:
+    """Return 64 colours (64, 3) uint8 of two lightnesses for numbered groups; following numbers differ by the golden angle in hue."""
+    hue = np.deg2rad(np.arange(64) * 137.508)
+    lightness = np.where(np.arange(64) % 2, 0.62, 0.78)
+    lab = np.stack([lightness, 0.12 * np.cos(hue), 0.12 * np.sin(hue)], 1)
+    table = (oklab_to_srgb(lab) * 255).round().astype(np.uint8)
+    table.setflags(write=False)
+    return table
+
+
 @dataclass(frozen=True)
 class Scale:
     """The scores that get the first and the last colour; shared by all samples that are compared.

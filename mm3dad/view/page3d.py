@@ -7,6 +7,7 @@ import html
 import importlib.resources
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,14 @@ import numpy as np
 from mm3dad import files
 from mm3dad.errors import DataError
 from mm3dad.types import Prediction
-from mm3dad.view.colors import Array, heat_table, shared_scale
+from mm3dad.view.colors import Array, group_table, heat_table
+from mm3dad.view.gallery import encode_jpeg
+from mm3dad.view.layers import Layer, Layers
+from mm3dad.view.normals import toward_viewer
 from mm3dad.view.panel import panel
-from mm3dad.view.scene import MAP_NAMES, Scene, build_scene
-from mm3dad.view.surface import height_table, toward_viewer
+from mm3dad.view.scene import Scene, build_scene
+from mm3dad.view.surface import height_table
+from mm3dad.view.why import Why
 
 if TYPE_CHECKING:
     from mm3dad.types import Sample
@@ -40,7 +45,7 @@ _PAGE = """<!DOCTYPE html>
 <div id="mark" hidden></div>
 <section id="head" class="card"><h1>{title}</h1><p>{subtitle}</p>
 <p class="keys">drag to turn, right drag or two fingers to move, wheel or pinch to zoom, click a point for its score</p></section>
-<section id="info" class="card" hidden aria-live="polite"><table><tbody id="facts"></tbody></table></section>
+<section id="info" class="card" hidden aria-live="polite"><table><tbody id="facts"></tbody></table><div id="why" hidden></div></section>
 <section id="controls" class="card">
 <div id="layers" role="group" aria-label="layers"></div>
 <div id="bar"><span id="low"></span><canvas id="strip" width="256" height="1"></canvas><span id="high"></span></div>
@@ -49,6 +54,7 @@ _PAGE = """<!DOCTYPE html>
 <label>threshold <input id="threshold" type="range"><output id="cut"></output></label>
 <label class="check"><input id="above" type="checkbox"><span>highlight above: <span id="share"></span></span></label>
 </div>
+<div id="places" role="group" aria-label="explained places" hidden><span>why:</span></div>
 <button id="reset" type="button" title="key r">reset view</button>
 </section>
 <section id="fallback" hidden><p>{apology}</p><img alt="still picture of the sample" src="data:image/jpeg;base64,{still}"></section>
@@ -69,8 +75,9 @@ def write_cloud_page(
     title: str | None = None,
     *,
     threshold: float | None = None,
+    explained: Sequence[Why] = (),
 ) -> Path:
-    """Write one sample as a self-contained 3D page of less than 3 MB: orbit, layers, threshold, score of a clicked point.
+    """Write one sample as a self-contained 3D page of less than 3 MB: orbit, layers, threshold, score of a clicked point, and why.
 
     Args:
         path: the HTML file.
@@ -78,6 +85,7 @@ def write_cloud_page(
         prediction: a `Prediction`, a mapping of names to (h, w) maps, one map, or None.
         title: head line; the sample's category and id when None.
         threshold: image threshold, where the slider starts; the prediction's own when None.
+        explained: places whose explanation goes along: shown when they are clicked.
 
     Raises:
         DataError: the sample has no measured point.
@@ -91,7 +99,7 @@ def write_cloud_page(
     if scene.xyz is None or not scene.valid.any():
         raise DataError(f"sample {scene.meta.id!r} has no measured point, so there is no 3D view; write a still picture instead (--png)")
     title = f"{scene.meta.category} / {scene.meta.id}" if title is None else title
-    packed = pack_scene(scene, threshold)
+    packed = pack_scene(scene, threshold, [_pack_why(why) for why in explained])
     facts = [f"{packed['count']:,} of {int(scene.valid.sum()):,} points"]
     facts += [f"defect: {scene.meta.defect}"] if scene.meta.defect else []
     facts += [f"score {score:.3g}"] if score is not None else []
@@ -112,44 +120,35 @@ def write_cloud_page(
     return files.write_text(path, page)
 
 
-def pack_scene(scene: Scene, threshold: float | None = None) -> dict[str, Any]:
-    """Return a scene as the viewer's data: 16-bit places and scores, 8-bit colours, base64, thinned to what fits.
+def pack_scene(scene: Scene, threshold: float | None = None, explained: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Return what the page's script draws: 16-bit positions, layers in 8 or 16 bits, thinned on the grid to what fits.
 
     Args:
         scene: with a cloud that has at least one measured point.
         threshold: image threshold, or None.
+        explained: places, packed.
     """
     assert scene.xyz is not None
-    layer_bytes = 3 * (scene.rgb is not None) + 2 * len(scene.maps) + (scene.mask is not None)
-    limit = min(MAX_POINTS, MAX_BYTES * 3 // 4 // (6 + 1 + 1 + layer_bytes))
+    layer_bytes = 3 * (scene.rgb is not None) + 2 + 2 * len(scene.maps) + (scene.mask is not None) + 2 * (scene.groups is not None)
+    room = MAX_BYTES - len(json.dumps(explained))
+    limit = max(1, min(MAX_POINTS, room * 3 // 4 // (6 + 3 + 1 + layer_bytes)))
     rows, columns = thin_grid(scene, limit)
-    pick = np.ix_(rows, columns)
-    kept = scene.valid[pick]
-    points = np.stack([axis[pick][kept] for axis in scene.xyz]).astype(np.float64)
+    thin = scene.take(rows, columns)
+    assert thin.xyz is not None
+    kept, layers = thin.valid, Layers(thin, threshold)
+    points = thin.xyz[:, kept].astype(np.float64)
     origin, step = points.min(1), np.maximum(np.ptp(points, axis=1), 1e-9) / 65535
     position = np.rint((points - origin[:, None]) / step[:, None]).astype("<u2")
     low, high = np.quantile(points, [0.01, 0.99], axis=1)
     up_y, up_z = toward_viewer(scene.xyz, scene.valid)
     spread = np.maximum(high - low, 1e-9)
-
-    def flat(values: Any) -> Array:
-        return np.asarray(values)[pick][kept]
-
-    layers: list[dict[str, Any]] = []
-    if scene.rgb is not None:
-        layers.append({"name": "RGB", "kind": "rgb", "values": _text(_byte(np.stack([flat(one) for one in scene.rgb], 1)))})
-    layers.append({"name": "height", "kind": "height", "values": _text(_byte(np.nan_to_num(flat(scene.heights()))))})
-    for index, (name, values) in enumerate(scene.maps.items()):
-        layers.append({"name": MAP_NAMES.get(name, name), **_pack_scores(flat(values), values, threshold if index == 0 else None)})
-    if scene.mask is not None:
-        layers.append({"name": "ground truth", "kind": "truth", "values": _text(flat(scene.mask).astype(np.uint8))})
     return {
         "size": list(scene.size),
         "grid": [len(rows), len(columns)],
         "count": int(kept.sum()),
         "measured": _text(np.packbits(kept.ravel())),
         "position": _text(position.T),
-        "light": _text(_byte(flat(scene.light()))),
+        "normals": _text(_byte((layers.normals[:, kept].T + 1) / 2)),
         "origin": origin.tolist(),
         "step": step.tolist(),
         "flip": [1.0, up_y, up_z],
@@ -157,8 +156,42 @@ def pack_scene(scene: Scene, threshold: float | None = None) -> dict[str, Any]:
         "radius": float(np.linalg.norm(spread) / 2),
         "spacing": float(np.sqrt(spread[0] * spread[1] / max(1, kept.sum()))),
         "threshold": None if threshold is None else float(threshold),
-        "layers": layers,
-        "tables": {"score": _text(heat_table()), "height": _text(height_table())},
+        "layers": [_pack_layer(layer, kept) for layer in layers.values()],
+        "first": list(layers).index(layers.first),
+        "tables": {"score": _text(heat_table()), "scalar": _text(height_table()), "group": _text(group_table())},
+        "explained": list(explained),
+    }
+
+
+def _pack_layer(layer: Layer, kept: np.ndarray) -> dict[str, Any]:
+    """Quantise the values of the kept points; a NaN becomes the lowest value."""
+    head = {"name": layer.name, "kind": layer.kind}
+    values = layer.values[..., kept]
+    if layer.name == "normals":  # the light is made from them, so they are there already
+        return head
+    if layer.kind == "score":
+        assert layer.scale is not None
+        return {**head, **_pack_scores(values), "low": layer.scale.low, "high": layer.scale.high}
+    if layer.kind == "color":
+        return {**head, "values": _text(_byte(values.T))}
+    if layer.kind == "scalar":
+        return {**head, "values": _text(_byte(np.nan_to_num(values))), "ends": list(layer.ends)}
+    if layer.kind == "group":
+        return {**head, "values": _text(np.where(values < 0, 65535, values).astype("<u2"))}
+    return {**head, "values": _text(values.astype(np.uint8))}
+
+
+def _pack_why(why: Why) -> dict[str, Any]:
+    tiles = [
+        {"caption": tile.caption, "note": tile.note, "pictures": [encode_jpeg(one, 85) for one in tile.pictures]} for tile in why.tiles
+    ]
+    return {
+        "pixel": [why.row, why.column],
+        "group": why.group,
+        "beside": why.beside,
+        "reach": why.reach,
+        "facts": why.facts,
+        "tiles": tiles,
     }
 
 
@@ -182,19 +215,14 @@ def thin_grid(scene: Scene, limit: int) -> tuple[np.ndarray, np.ndarray]:
     raise DataError(f"sample {scene.meta.id!r} cannot be thinned to {limit} points; resample its cloud to a smaller grid")
 
 
-def _pack_scores(kept: Array, values: Array, threshold: float | None) -> dict[str, Any]:
-    """Quantise the scores of the kept points; NaN becomes the lowest score."""
-    scale = shared_scale([values], threshold)
+def _pack_scores(kept: Array) -> dict[str, Any]:
     finite = kept[np.isfinite(kept)]
     first, last = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     unit = (np.nan_to_num(kept, nan=first, posinf=last, neginf=first).astype(np.float64) - first) / max(last - first, 1e-12)
     return {
-        "kind": "score",
         "values": _text(np.rint(unit * 65535).astype("<u2")),
         "first": first,
         "last": last,
-        "low": scale.low,
-        "high": scale.high,
         "suggested": float(np.quantile(finite, 0.98)) if finite.size else 0.0,
     }
 

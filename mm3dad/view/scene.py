@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 from mm3dad.errors import ShapeError
 from mm3dad.types import Meta, Prediction
 from mm3dad.view.colors import Array, Picture, Scale, heat_picture, outline_mask, overlay_heat, to_picture
-from mm3dad.view.surface import height_picture, height_values, shade_surface
+from mm3dad.view.surface import height_picture, height_values
 
 if TYPE_CHECKING:
+    from mm3dad.methods.explanation import Explanation
     from mm3dad.types import Sample
 
-MAP_NAMES = {"map": "score", "rgb_map": "score, RGB", "xyz_map": "score, 3D"}  # in the order they are offered
+MAP_NAMES = {  # in the order they are offered
+    "map": "score",
+    "rgb_map": "score, RGB",
+    "xyz_map": "score, 3D",
+    "rgb_before_map": "score, RGB, not enhanced",
+    "xyz_before_map": "score, 3D, not enhanced",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class Scene:
         valid: (H, W) bool; all False without xyz.
         mask: (H, W) bool ground truth, or None.
         maps: name -> (H, W) float32; "map" is the fused score and comes first.
+        groups: (H, W) int, number of each point's group, -1 without one; None where no model said.
         organised: the arrays are pictures, not a list of points.
         meta: the sample's.
     """
@@ -41,6 +49,7 @@ class Scene:
     valid: NDArray[np.bool_]
     mask: NDArray[np.bool_] | None
     maps: dict[str, Array] = field(default_factory=dict)
+    groups: NDArray[np.int64] | None = None
     organised: bool = True
     meta: Meta = field(default_factory=Meta)
 
@@ -82,10 +91,22 @@ class Scene:
         assert self.xyz is not None
         return height_values(self.xyz, self.valid)
 
-    def light(self) -> Array:
-        """Return how bright each point is under a lamp at the upper left, (H, W) in [0, 1]."""
-        assert self.xyz is not None
-        return shade_surface(self.xyz, self.valid)
+    def take(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Scene:
+        """Return the scene of some rows and columns of the grid."""
+
+        def pick(values: Any) -> Any:
+            return None if values is None else np.ascontiguousarray(values[..., rows[:, None], columns[None]])
+
+        return replace(
+            self,
+            size=(len(rows), len(columns)),
+            rgb=pick(self.rgb),
+            xyz=pick(self.xyz),
+            valid=pick(self.valid),
+            mask=pick(self.mask),
+            maps={name: pick(values) for name, values in self.maps.items()},
+            groups=pick(self.groups),
+        )
 
 
 def as_colors(picture: Picture) -> Array:
@@ -114,6 +135,15 @@ def resize_map(values: Any, size: tuple[int, int], name: str = "map") -> Array:
         gone = Image.fromarray(holes.astype(np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)
         resized = np.where(np.asarray(gone) > 0, np.float32(np.nan), resized)
     return resized
+
+
+def explained_scene(explanation: Explanation) -> Scene:
+    """Join a sample, its scores and its groups, as the explanation of a model has them."""
+    before = {f"{name}_before_map": values for name, values in explanation.maps.items()}
+    prediction = explanation.prediction
+    maps = {"map": prediction.map, **{name: part for name, part in prediction.parts.items() if name.endswith("_map")}, **before}
+    groups = explanation.group_map()
+    return replace(build_scene(explanation.sample, maps), groups=None if groups is None else groups.numpy())
 
 
 def build_scene(sample: Sample, prediction: Any = None, *, longest: int | None = None) -> Scene:
@@ -146,4 +176,4 @@ def build_scene(sample: Sample, prediction: Any = None, *, longest: int | None =
     rgb, xyz, mask = take(sample.rgb), take(sample.xyz), take(sample.mask)
     size = (rgb if rgb is not None else xyz).shape[1:]
     valid = take(sample.valid) if sample.valid is not None else np.zeros(size, bool)
-    return Scene(size, rgb, xyz, valid, mask, maps, organised, sample.meta)
+    return Scene(size, rgb, xyz, valid, mask, maps, organised=organised, meta=sample.meta)

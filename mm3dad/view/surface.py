@@ -1,4 +1,4 @@
-"""Relief of an organised cloud: which way it faces, light, heights over a plane, and the shaded height picture."""
+"""Relief of a cloud: light, heights over a plane, and the shaded height picture."""
 
 from __future__ import annotations
 
@@ -6,75 +6,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mm3dad.view.colors import MISSING, Array, Picture
+from mm3dad.view.normals import surface_normals, toward_viewer
 
 
-def _smooth(values: Array, weight: Array) -> Array:
-    """Average over 3 x 3 measured neighbours; sensor noise of one pixel would otherwise drown the relief."""
+def shade_normals(normals: Array, relief: float = 1.0) -> Array:
+    """Light a surface from the upper left: (H, W) float32 in [0, 1], about 0.7 where it faces the sensor.
 
-    def box(array: Array) -> Array:
-        padded = np.pad(array, 1)
-        rows = padded[:-2] + padded[1:-1] + padded[2:]
-        return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
-
-    return np.asarray(box(values * weight) / np.maximum(box(weight), 1e-6), np.float32)
-
-
-def toward_viewer(xyz: Array, valid: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the signs (of y, of z) that point up in the picture and toward the sensor.
-
-    Sensors write y down and z away from them (MVTec 3D-AD), graphics programs y up and z toward the viewer. The rows of an
-    organised cloud tell which, and right-handed axes give z from y.
+    Args:
+        normals: (3, H, W) as `surface_normals` gives them.
+        relief: exaggeration of the slope; 1 is the true one.
     """
-    if xyz.shape[1] > 1 and int(valid.sum()) > 1:
-        row, column = np.nonzero(valid)
-        x, y = xyz[0][valid], xyz[1][valid]
-        down = float(np.sum((row - row.mean()) * (y - y.mean())))
-        right = float(np.sum((column - column.mean()) * (x - x.mean())))
-        up = 1.0 if down < 0 else -1.0
-        return up, up if right >= 0 else -up
-    return -1.0, -1.0
+    leaned = normals * np.array([relief, relief, 1], np.float32)[:, None, None]
+    length = np.linalg.norm(leaned, axis=0)
+    light = np.array([-0.45, 0.45, 0.77], np.float32)
+    lit = np.tensordot(light / np.linalg.norm(light), leaned / np.maximum(length, 1e-20), 1)
+    lit[length < 0.5] = 0.77
+    return np.clip(0.12 + 0.78 * np.maximum(lit, 0), 0, 1).astype(np.float32)
 
 
 def shade_surface(xyz: Array, valid: NDArray[np.bool_], relief: float = 1.0) -> Array:
-    """Light an organised cloud from the upper left: (H, W) float32 in [0, 1], about 0.7 on a surface that faces the sensor.
+    """Light a cloud from the upper left, as `shade_normals`.
 
     Args:
         xyz: (3, H, W) float32, metres.
         valid: (H, W) bool.
         relief: exaggeration of the slope; 1 is the true one.
     """
-    height, width = valid.shape
-    if height < 2 or width < 2 or not valid.any():
-        return np.full((height, width), 0.7, np.float32)
-    weight = valid.astype(np.float32)
-    smooth = np.stack([_smooth(one, weight) for one in xyz.astype(np.float32)])
-    reach = _smooth(weight, np.ones_like(weight)) > 0
-    down, right = np.zeros_like(smooth), np.zeros_like(smooth)
-    # differences over two pixels where both ends are measured, zero (a flat facet) at the borders of holes
-    both = reach[2:] & reach[:-2]
-    down[:, 1:-1] = np.where(both, smooth[:, 2:] - smooth[:, :-2], 0)
-    both = reach[:, 2:] & reach[:, :-2]
-    right[:, :, 1:-1] = np.where(both, smooth[:, :, 2:] - smooth[:, :, :-2], 0)
-    up_y, up_z = toward_viewer(xyz, valid)
-    normal = _orient(np.cross(right, down, axis=0), up_y, up_z)
-    normal[:2] *= relief
-    normal /= np.maximum(np.linalg.norm(normal, axis=0), 1e-20)
-    light = np.array([-0.45, 0.45, 0.77], np.float32)
-    lit = np.tensordot(light / np.linalg.norm(light), normal, 1)
-    lit[np.linalg.norm(normal, axis=0) < 0.5] = 0.77
-    return np.clip(0.12 + 0.78 * np.maximum(lit, 0), 0, 1).astype(np.float32)
+    return shade_normals(surface_normals(xyz, valid), relief)
 
 
-def _orient(normal: Array, up_y: float, up_z: float) -> Array:
-    """Express normals in picture axes (right, up, toward the viewer), all facing the viewer."""
-    turned = np.stack([normal[0], normal[1] * up_y, normal[2] * up_z])
-    return np.where(turned[2] < 0, -turned, turned)
+def heights_above_plane(xyz: Array, valid: NDArray[np.bool_]) -> Array:
+    """Return the height of each point over a fitted plane (H, W), metres toward the sensor; NaN where unmeasured.
 
-
-def height_values(xyz: Array, valid: NDArray[np.bool_]) -> Array:
-    """Return the height of each point (H, W) in [0, 1], robust to outliers; 1 is nearest to the sensor, NaN where unmeasured.
-
-    A plane is subtracted first (least squares, refitted once without outliers): a tilted table would hide the part's relief.
+    The plane is fitted by least squares and refitted once without outliers: a tilted table would hide the part's relief.
     """
     heights = np.full(valid.shape, np.nan, np.float32)
     points = xyz[:, valid].astype(np.float64)
@@ -91,9 +55,18 @@ def height_values(xyz: Array, valid: NDArray[np.bool_]) -> Array:
         rest = z - design @ plane
         spread = np.median(np.abs(rest[sample] - np.median(rest[sample])))
         kept = np.abs(rest[sample] - np.median(rest[sample])) <= 4 * spread + 1e-12
-    low, high = np.quantile(rest[sample], [0.01, 0.99])
-    heights[valid] = np.clip((rest - low) / max(high - low, 1e-9), 0, 1)
+    heights[valid] = rest
     return heights
+
+
+def height_values(xyz: Array, valid: NDArray[np.bool_]) -> Array:
+    """Return the height over a plane (H, W) in [0, 1], robust to outliers; 1 is nearest to the sensor, NaN where unmeasured."""
+    heights = heights_above_plane(xyz, valid)
+    known = heights[valid]
+    if known.size == 0:
+        return heights
+    low, high = np.quantile(known[:: max(1, known.size // 20_000)], [0.01, 0.99])
+    return np.clip((heights - low) / max(high - low, 1e-9), 0, 1)
 
 
 def height_table() -> Picture:

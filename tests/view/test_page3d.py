@@ -28,7 +28,7 @@ def test_page_has_every_control_and_needs_no_network(tmp_path, sample):
     assert "plate / test/dent/000" in page.words and "score 4.5" in page.words and "WebGL" in page.words
     assert page.all("img")[0]["src"].startswith("data:image/jpeg")
     data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page.raw, re.S)[1])
-    assert [layer["name"] for layer in data["layers"]] == ["RGB", "height", "score", "score, 3D", "ground truth"]
+    assert [layer["name"] for layer in data["layers"]] == ["RGB", "height", "normals", "curvature", "score", "score, 3D", "ground truth"]
     assert data["threshold"] == 2.0
 
 
@@ -48,7 +48,8 @@ def test_packed_numbers_come_back(sample):
     assert np.abs(decode(layers["RGB"]["values"], "u1").reshape(count, 3).T / 255 - scene.rgb[:, scene.valid]).max() < 0.0021
     bits = np.unpackbits(decode(packed["measured"], "u1"))[: scene.valid.size].reshape(scene.size)
     assert (bits == scene.valid).all()
-    assert len(decode(packed["light"], "u1")) == count
+    normals = decode(packed["normals"], "u1").reshape(count, 3) / 127.5 - 1
+    assert np.abs(np.linalg.norm(normals, axis=1) - 1).max() < 0.02 and "values" not in layers["normals"]
 
 
 def test_a_large_cloud_is_thinned_below_three_megabytes(tmp_path):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mm3dad.view.colors import MISSING
-from mm3dad.view.surface import height_picture, height_values, shade_surface, toward_viewer
+from mm3dad.view.normals import toward_viewer
+from mm3dad.view.surface import height_picture, height_values, shade_surface
 
 
 def plane(size=24, slope=(0.0, 0.0)):

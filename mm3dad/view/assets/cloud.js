@@ -19,11 +19,20 @@
   // --- data -------------------------------------------------------------------------------------------------------------
   const count = data.count;
   const position = shorts(data.position);
-  const light = bytes(data.light);
-  const layers = data.layers.map((layer) => ({ ...layer, values: layer.kind === "score" ? shorts(layer.values) : bytes(layer.values) }));
-  const tables = { score: bytes(data.tables.score), height: bytes(data.tables.height) };
+  const normals = bytes(data.normals);
+  const wide = { score: true, group: true };  // kinds of two bytes a point
+  const layers = data.layers.map((layer) => ({ ...layer, values: layer.values ? (wide[layer.kind] ? shorts : bytes)(layer.values) : normals }));
+  const tables = { score: bytes(data.tables.score), scalar: bytes(data.tables.scalar), group: bytes(data.tables.group) };
   const scores = layers.filter((layer) => layer.kind === "score");
   const truth = layers.find((layer) => layer.kind === "truth");
+  const groups = layers.find((layer) => layer.kind === "group");
+  // A lamp at the upper left, as in view/surface.py.
+  const shade = new Float32Array(count);
+  for (let i = 0; i < count; i++) {
+    const [x, y, z] = [0, 1, 2].map((k) => normals[3 * i + k] / 127.5 - 1), length = Math.hypot(x, y, z);
+    const lit = length < 0.5 ? 0.77 : (-0.45 * x + 0.45 * y + 0.77 * z) / length;
+    shade[i] = 0.35 + 0.9 * Math.min(1, 0.12 + 0.78 * Math.max(0, lit));
+  }
   const scoreOf = (layer, i) => layer.first + (layer.values[i] / 65535) * (layer.last - layer.first);
   const place = (i) => [0, 1, 2].map((k) => data.origin[k] + data.step[k] * position[3 * i + k]);
 
@@ -38,30 +47,38 @@
     return [Math.floor(((row + 0.5) * height) / rows), Math.floor(((column + 0.5) * width) / columns)];
   };
 
-  const rgb = layers.find((layer) => layer.kind === "rgb");
+  const rgb = layers.find((layer) => layer.name === "RGB");
   const grey = (i) => (rgb ? 25 + 0.6 * (0.3 * rgb.values[3 * i] + 0.59 * rgb.values[3 * i + 1] + 0.11 * rgb.values[3 * i + 2]) : 120);
-  const colors = new Uint8Array(4 * count);
-  const state = { layer: 0, score: scores[0], threshold: data.threshold, above: false, size: 1, picked: -1 };
+  const colors = new Uint8ClampedArray(4 * count);
+  const state = { layer: 0, score: scores[0], threshold: data.threshold, above: false, size: 1, picked: -1, why: undefined };
   function paint() {
-    const layer = layers[state.layer];
-    const span = layer.kind === "score" ? Math.max(layer.high - layer.low, 1e-12) : 1;
+    const layer = layers[state.layer], values = layer.values, kind = layer.kind;
+    const span = kind === "score" ? Math.max(layer.high - layer.low, 1e-12) : 1;
+    const chosen = groups && state.picked >= 0 ? groups.values[state.picked] : -1;
+    const beside = new Set(chosen >= 0 && state.why ? state.why.beside : []);
     for (let i = 0; i < count; i++) {
-      const to = 4 * i, shade = 0.35 + (0.9 * light[i]) / 255;
-      if (layer.kind === "rgb") {
-        for (let k = 0; k < 3; k++) colors[to + k] = layer.values[3 * i + k];
-      } else if (layer.kind === "truth") {
-        const from = layer.values[i] ? [0, 200, 255] : [128, 130, 138];
-        for (let k = 0; k < 3; k++) colors[to + k] = Math.min(255, from[k] * shade);
+      const to = 4 * i, bright = shade[i];
+      let r, g, b;
+      if (kind === "color") {
+        r = values[3 * i]; g = values[3 * i + 1]; b = values[3 * i + 2];
+      } else if (kind === "truth" || (kind === "group" && values[i] === 65535)) {
+        if (kind === "truth" && values[i]) { r = 0; g = 200 * bright; b = 255 * bright; } else { r = 128 * bright; g = 130 * bright; b = 138 * bright; }
+      } else if (kind === "group") {
+        const cell = 3 * (values[i] % (tables.group.length / 3));
+        r = tables.group[cell] * bright; g = tables.group[cell + 1] * bright; b = tables.group[cell + 2] * bright;
       } else {
         // as in the pictures: cold points keep the greyed part, hot ones take the colour of their score
-        const unit = layer.kind === "score" ? Math.min(1, Math.max(0, (scoreOf(layer, i) - layer.low) / span)) : layer.values[i] / 255;
-        const table = tables[layer.kind], cell = 3 * Math.round(255 * unit), cover = layer.kind === "score" ? 0.9 * Math.min(1, 2.2 * unit) : 1;
-        for (let k = 0; k < 3; k++) colors[to + k] = Math.min(255, (cover * table[cell + k] + (1 - cover) * grey(i)) * shade);
+        const unit = kind === "score" ? Math.min(1, Math.max(0, (scoreOf(layer, i) - layer.low) / span)) : values[i] / 255;
+        const table = tables[kind], cell = 3 * Math.round(255 * unit), cover = kind === "score" ? 0.9 * Math.min(1, 2.2 * unit) : 1;
+        const under = cover < 1 ? (1 - cover) * grey(i) : 0;
+        r = (cover * table[cell] + under) * bright; g = (cover * table[cell + 1] + under) * bright; b = (cover * table[cell + 2] + under) * bright;
       }
-      if (state.above && state.score && scoreOf(state.score, i) > state.threshold) {
-        colors[to] = 60 * shade; colors[to + 1] = Math.min(255, 235 * shade); colors[to + 2] = 50 * shade;
+      if (state.above && state.score && scoreOf(state.score, i) > state.threshold) { r = 60 * bright; g = 235 * bright; b = 50 * bright; }
+      if (chosen >= 0 && chosen < 65535) {
+        if (groups.values[i] === chosen) r = g = b = 255 * bright;
+        else if (beside.has(groups.values[i])) { r = (r + 255 * bright) / 2; g = (g + 255 * bright) / 2; b = (b + 255 * bright) / 2; }
       }
-      colors[to + 3] = 255;
+      colors[to] = r; colors[to + 1] = g; colors[to + 2] = b; colors[to + 3] = 255;
     }
     gl.bindBuffer(gl.ARRAY_BUFFER, colorBuffer);
     gl.bufferData(gl.ARRAY_BUFFER, colors, gl.DYNAMIC_DRAW);
@@ -161,10 +178,10 @@
     const layer = layers[index];
     if (layer.kind === "score" && layer !== state.score) { state.score = layer; prepareThreshold(); }
     [...find("layers").children].forEach((button, k) => button.setAttribute("aria-pressed", String(k === index)));
-    find("bar").hidden = layer.kind !== "score" && layer.kind !== "height";
+    find("bar").hidden = layer.kind !== "score" && layer.kind !== "scalar";
     if (!find("bar").hidden) {
-      find("low").textContent = layer.kind === "score" ? short(layer.low) : "far";
-      find("high").textContent = layer.kind === "score" ? short(layer.high) : "near";
+      find("low").textContent = layer.kind === "score" ? short(layer.low) : layer.ends[0];
+      find("high").textContent = layer.kind === "score" ? short(layer.high) : layer.ends[1];
       const strip = find("strip"), pen = strip.getContext("2d"), row = pen.createImageData(256, 1), table = tables[layer.kind];
       for (let k = 0; k < 256; k++) row.data.set([table[3 * k], table[3 * k + 1], table[3 * k + 2], 255], 4 * k);
       pen.putImageData(row, 0, 0);
@@ -204,11 +221,51 @@
       const value = gap <= 5 ? away / camera.distance - 1e6 : gap;  // under the cursor the nearest to the eye, else the nearest on the screen
       if (value < rank) { rank = value; best = i; }
     }
-    state.picked = best;
-    find("info").hidden = best < 0;
-    if (best >= 0) describe(best);
-    redraw();
+    choose(best);
     return best;
+  }
+  function choose(i) {
+    state.picked = i;
+    find("info").hidden = i < 0;
+    if (i >= 0) { describe(i); explain(i); }
+    if (groups) paint(); else redraw();
+  }
+  // The explanation of a place holds for its whole group, and for a few pixels around it where there are no groups.
+  const holds = (one, i) => {
+    if (groups && one.group !== null) return groups.values[i] === one.group;
+    const [row, column] = pixelOf(i);
+    return Math.abs(row - one.pixel[0]) <= one.reach && Math.abs(column - one.pixel[1]) <= one.reach;
+  };
+  const make = (kind, text, parts = []) => {
+    const element = document.createElement(kind);
+    element.textContent = text;
+    element.append(...parts);
+    return element;
+  };
+  const lines = (facts) => facts.map(([name, value]) => make("tr", "", [make("th", name), make("td", value)]));
+  function explain(i) {
+    const one = data.explained.find((candidate) => holds(candidate, i)), box = find("why");
+    box.hidden = !one;
+    state.why = one;
+    if (!one) return;
+    const figures = one.tiles.map((tile) => {
+      const pictures = tile.pictures.map((text) => {
+        const picture = document.createElement("img");
+        picture.src = "data:image/jpeg;base64," + text;
+        picture.alt = tile.caption;
+        return picture;
+      });
+      return make("figure", "", [...pictures, make("figcaption", "", [make("b", tile.caption), make("span", tile.note)])]);
+    });
+    box.replaceChildren(make("table", "", [make("tbody", "", lines(one.facts))]), ...figures);
+  }
+  function visit(one) {
+    let best = -1, gap = Infinity;
+    for (let i = 0; i < count; i++) {
+      const [row, column] = pixelOf(i), away = Math.hypot(row - one.pixel[0], column - one.pixel[1]) + (holds(one, i) ? 0 : 1e6);
+      if (away < gap) { gap = away; best = i; }
+    }
+    choose(best);
   }
   function describe(i) {
     const [row, column] = pixelOf(i), table = find("facts");
@@ -217,13 +274,8 @@
     scores.forEach((layer) => facts.push([layer.name, short(scoreOf(layer, i))]));
     if (data.threshold !== null && scores.length) facts.push(["threshold", short(data.threshold)]);
     if (truth) facts.push(["ground truth", truth.values[i] ? "defect" : "good"]);
-    table.replaceChildren(...facts.map(([name, value]) => {
-      const line = document.createElement("tr"), head = document.createElement("th"), cell = document.createElement("td");
-      head.textContent = name;
-      cell.textContent = value;
-      line.append(head, cell);
-      return line;
-    }));
+    if (groups && groups.values[i] < 65535) facts.push(["group", String(groups.values[i])]);
+    table.replaceChildren(...lines(facts));
   }
 
   layers.forEach((layer, index) => {
@@ -233,6 +285,14 @@
     button.title = `key ${index + 1}`;
     button.addEventListener("click", () => setLayer(index));
     find("layers").append(button);
+  });
+  find("places").hidden = data.explained.length === 0;
+  data.explained.forEach((one, index) => {
+    const button = make("button", String(index + 1));
+    button.type = "button";
+    button.title = `explained place ${index + 1}: row ${one.pixel[0]}, column ${one.pixel[1]}`;
+    button.addEventListener("click", () => visit(one));
+    find("places").append(button);
   });
   find("size").addEventListener("input", (event) => { state.size = Number(event.target.value); find("dots").textContent = short(state.size); redraw(); });
   find("scored").hidden = scores.length === 0;
@@ -297,7 +357,7 @@
   dark.addEventListener("change", redraw);
 
   if (scores.length) prepareThreshold();
-  setLayer(Math.max(0, layers.findIndex((layer) => layer.kind === (scores.length ? "score" : "rgb"))));
+  setLayer(data.first);
   document.body.dataset.state = "ready";
-  window.mm3dad = { data, state, layers, setLayer, setThreshold, pick, project: (i) => project(i, lens()), orbit, zoom };
+  window.mm3dad = { data, state, layers, setLayer, setThreshold, pick, choose, pixelOf, project: (i) => project(i, lens()), orbit, zoom };
 })();

@@ -1,0 +1,65 @@
+"""`write_turning`: one sample as a picture that swings to and fro, drawn without a display."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from mm3dad import files
+from mm3dad.errors import DataError
+from mm3dad.view.cloud import splat
+from mm3dad.view.layers import Layers, find_layer
+from mm3dad.view.scene import Scene, as_colors
+
+FRAMES = 36
+SWING = 50.0  # degrees to either side: the sensor saw one side, from behind the part is hollow
+MILLISECONDS = 70
+
+
+def write_turning(
+    path: str | Path,
+    scene: Scene,
+    layer: str | None = None,
+    *,
+    threshold: float | None = None,
+    size: tuple[int, int] = (360, 480),
+    frames: int = FRAMES,
+    dark: bool = True,
+) -> Path:
+    """Write a GIF of the cloud that swings before the eye, as people turn a part in their hands.
+
+    Args:
+        path: the GIF.
+        scene: with a cloud.
+        layer: how to colour the points; the first of `Layers` when None.
+        threshold: image threshold, keeps a good part cold.
+        size: (h, w) of the picture in pixels.
+        frames: of one swing, >= 2.
+        dark: dark background.
+
+    Raises:
+        DataError: no measured point, or fewer than 2 frames.
+        ConfigError: no such layer.
+        StorageError: the file cannot be written.
+    """
+    from PIL import Image
+
+    if scene.xyz is None or not scene.valid.any():
+        raise DataError(f"sample {scene.meta.id!r} has no measured point to turn; write a still picture instead (--png)")
+    if frames < 2:
+        raise DataError(f"a turning picture needs at least 2 frames, got {frames}; {FRAMES} is a good number")
+    layers = Layers(scene, threshold)
+    colors = as_colors(layers.paint(layers.first if layer is None else find_layer(layers, layer)))
+    phase = 2 * np.pi * np.arange(frames) / frames
+    pictures = [
+        Image.fromarray(splat(scene.xyz, scene.valid, colors, size, SWING * float(np.sin(turn)), 50 + 12 * float(np.cos(turn)), dark=dark))
+        for turn in phase
+    ]
+    # one palette for all frames, so that a colour means the same in each and nothing flickers
+    palette = pictures[0].quantize(256)
+    stored = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    buffer = io.BytesIO()
+    stored[0].save(buffer, "GIF", save_all=True, append_images=stored[1:], duration=MILLISECONDS, loop=0, optimize=False)
+    return files.write_bytes(path, buffer.getvalue())
