@@ -40,7 +40,8 @@ class BrowserView:
         self._lock, self._quiet, self._opened = threading.RLock(), False, 0
         self._clouds: list[Any] = []
         self.server = viser.ViserServer(host=host, port=port, label="mm3dad", verbose=False)
-        self.server.gui.configure_theme(control_layout="collapsible", control_width="medium", show_logo=False, show_share_button=False)
+        self.server.gui.configure_theme(control_width="medium", show_logo=False, show_share_button=False)
+        self.server.gui.main_panel.dock_right()
         self.server.initial_camera.position = (0.0, -1.25, 1.5)
         self.server.initial_camera.look_at = (0.0, 0.0, 0.0)
         self._build()
@@ -246,8 +247,10 @@ class BrowserView:
             self.stop()
 
     def stop(self) -> None:
-        """Stop serving."""
-        self.server.stop()
+        """Stop serving; a model that is at work has nobody to tell any more."""
+        with self._lock:
+            self._opened += 1
+            self.server.stop()
 
 
 def _headline(side: Side, number: int, count: int) -> str:
