@@ -62,9 +62,10 @@ def test_an_entry_reads_its_maps_and_forgets_them(results):
     entry = list_entries(results)[0]
     scene = entry.open()
     assert list(scene.maps) == ["map", "rgb_map", "xyz_map"] and scene.size == (40, 40) and scene.groups is None
-    assert "sample" in entry.__dict__ and entry.explain(3, 3) is None and entry.explain_peaks() == []
+    assert entry.explain(3, 3) is None and entry.explain_peaks() == []
+    assert torch.equal(entry.sample.mask, torch.from_numpy(scene.mask)) and "sample" in entry.__dict__
     entry.close()
-    assert "sample" not in entry.__dict__ and torch.equal(entry.sample.mask, torch.from_numpy(scene.mask))
+    assert "sample" not in entry.__dict__ and (entry.open().map == scene.map).all()
 
 
 def test_a_model_gives_scores_groups_and_reasons(plates):

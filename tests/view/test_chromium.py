@@ -21,8 +21,9 @@ def differ(first: np.ndarray, second: np.ndarray) -> float:
     return float((np.abs(first - second).max(-1) > 24).mean())
 
 
-def load(browser, path) -> None:
-    browser.open(path.resolve().as_uri())
+def load(browser, path, hash: str = "") -> None:
+    browser.open("about:blank")  # another hash alone would not load the page again
+    browser.open(path.resolve().as_uri() + hash)
     browser.wait("document.readyState === 'complete' && document.body.dataset.state")
     browser.run("window.frame = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     browser.run("frame()")
@@ -80,6 +81,9 @@ def test_a_click_on_a_defect_shows_its_group_and_the_matched_normal_patch(tmp_pa
     assert differ(browser.screenshot()[:, 320:780], before) > 0.001  # its group is white now
     browser.run("document.querySelectorAll('#places button')[1].click()")
     assert browser.run("document.getElementById('facts').innerText") not in text and browser.errors == []
+    load(browser, page, "#layer=groups&why=1")
+    assert browser.run("document.querySelector('#layers [aria-pressed=true]').textContent") == "groups"
+    assert browser.run("document.getElementById('why').innerText") == text
 
 
 def test_large_page_is_quick(tmp_path, browser):

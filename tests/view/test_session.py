@@ -51,6 +51,7 @@ def test_the_nearest_of_several_is_met(session):
 
 def test_moving_wraps_and_forgets(session):
     first = session.entry
+    assert first.sample is not None
     session.move(-1)
     assert session.entry is session.all[-1]
     session.open()
