@@ -193,6 +193,7 @@ class BrowserView:
                 self._range_threshold()
             self._title.content = "\n\n".join(_headline(side, number, len(sides)) for number, side in enumerate(sides))
             self._explain(None)
+        threading.Thread(target=_prepare, args=(sides,), daemon=True).start()
 
     def _range_threshold(self) -> None:
         """Fit the slider to the scores of the current sample."""
@@ -251,6 +252,13 @@ class BrowserView:
         with self._lock:
             self._opened += 1
             self.server.stop()
+
+
+def _prepare(sides: list[Side]) -> None:
+    """Compute the layers that are not in view, so that a switch to them is quick."""
+    for side in sides:
+        for layer in side.layers:
+            side.layers[layer]
 
 
 def _headline(side: Side, number: int, count: int) -> str:

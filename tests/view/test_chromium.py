@@ -202,6 +202,7 @@ def test_browser_view_filters_and_moves(view):
 def test_broken_sample_leaves_the_view_running(view, monkeypatch):
     entry = view.session.shown[1]
     monkeypatch.setattr(entry, "source", entry.source.with_name("gone.png"))
+    monkeypatch.setattr(entry, "paths", {})
     view._go_to(view._names()[1])
     assert "gone.png" in view._title.content
     view._go_to(view._names()[0])
