@@ -39,6 +39,7 @@ class BrowserView:
         self.session, self.url = session, f"http://{host}:{port}"
         self._lock, self._quiet, self._opened = threading.RLock(), False, 0
         self._clouds: list[Any] = []
+        self._drawn: list[np.ndarray] = []
         self.server = viser.ViserServer(host=host, port=port, label="mm3dad", verbose=False)
         self.server.gui.configure_theme(control_width="medium", show_logo=False, show_share_button=False)
         self.server.gui.main_panel.dock_right()
@@ -170,21 +171,10 @@ class BrowserView:
 
     def _draw(self, sides: list[Side]) -> None:
         with self.server.atomic():
-            for cloud in self._clouds:
-                cloud.remove()
-            self._clouds = [
-                self.server.scene.add_point_cloud(
-                    f"/cloud{number}",
-                    side.points,
-                    self.session.colors(side),
-                    point_size=0.9 * side.spacing * self._size.value,
-                    point_shape="square",
-                    point_shading="flat",
-                    precision="float32",
-                    position=(self.session.shift(number), 0.0, 0.0),
-                )
-                for number, side in enumerate(sides)
-            ]
+            if len(sides) == len(self._drawn) and all(map(np.array_equal, self._drawn, (side.points for side in sides))):
+                self.paint()  # the model's answer to what is in view: a new cloud would blink
+            else:
+                self._replace(sides)
             with self._silent():
                 self._sample.options = self._names()
                 self._sample.value = self._names()[self.session.index]
@@ -194,6 +184,24 @@ class BrowserView:
             self._title.content = "\n\n".join(_headline(side, number, len(sides)) for number, side in enumerate(sides))
             self._explain(None)
         threading.Thread(target=_prepare, args=(sides,), daemon=True).start()
+
+    def _replace(self, sides: list[Side]) -> None:
+        for cloud in self._clouds:
+            cloud.remove()
+        self._drawn = [side.points for side in sides]
+        self._clouds = [
+            self.server.scene.add_point_cloud(
+                f"/cloud{number}",
+                side.points,
+                self.session.colors(side),
+                point_size=0.9 * side.spacing * self._size.value,
+                point_shape="square",
+                point_shading="flat",
+                precision="float32",
+                position=(self.session.shift(number), 0.0, 0.0),
+            )
+            for number, side in enumerate(sides)
+        ]
 
     def _range_threshold(self) -> None:
         """Fit the slider to the scores of the current sample."""
