@@ -13,6 +13,7 @@ import torch
 from mm3dad.types import Sample
 from mm3dad.view import view_path, write_cloud_page
 from mm3dad.view.live import open_session
+from tests.view.chromium import PATIENCE
 from tests.view.parts import make_map, make_sample
 
 
@@ -141,7 +142,7 @@ def test_browser_view_shows_layers_and_explains_a_click(browser, view):
     browser.wait("document.body.innerText.includes('A: plate / test/both/070, score') && document.body.innerText.includes('B: plate')")
     settled = settle(browser)
     assert settled[100:, :700].min() < 120, "no cloud is drawn"
-    view._layer.value = "groups"
+    view.controls.layer.value = "groups"
     grouped = settle(browser)
     assert differ(settled[100:, :700], grouped[100:, :700]) > 0.02
     side = view.session.sides[0]
@@ -189,24 +190,36 @@ def screen_place(view, point: np.ndarray) -> tuple[float, float]:
 
 def test_browser_view_filters_and_moves(view):
     first = view.session.entry
-    view._go(1)
-    assert view.session.entry is not first and view.session.entry.id in view._sample.value
-    view._kind.value = "missed"
-    assert view.session.entry.id in view._sample.value  # nothing is missed: the list stays
-    assert "no sample fits" in view._title.content
-    view._kind.value = "all"
-    view._size.value = 2.0
-    assert view._clouds[0].point_size == pytest.approx(1.8 * view.session.sides[0].spacing)
+    view.go(1)
+    assert view.session.entry is not first and view.session.entry.id in view.controls.sample.value
+    wait_for(lambda: view.session.entry.score is not None)
+    view.controls.kind.value = "missed"
+    wait_for(lambda: "no sample fits" in view.controls.title.content)  # nothing is missed: the list stays
+    assert view.session.entry.id in view.controls.sample.value
+    view.controls.kind.value = "found"
+    wait_for(lambda: [entry.kind for entry in view.session.shown] == ["found"])
+    view.controls.size.value = 2.0
+    wait_for(lambda: view._clouds[0].point_size == pytest.approx(1.8 * view.session.sides[0].spacing))
+    view.controls.above.value = True
+    wait_for(lambda: view.session.highlight)
 
 
 def test_broken_sample_leaves_the_view_running(view, monkeypatch):
     entry = view.session.shown[1]
     monkeypatch.setattr(entry, "source", entry.source.with_name("gone.png"))
     monkeypatch.setattr(entry, "paths", {})
-    view._go_to(view._names()[1])
-    assert "gone.png" in view._title.content
-    view._go_to(view._names()[0])
-    assert "gone.png" not in view._title.content
+    view.go_to(1)
+    assert "gone.png" in view.controls.title.content
+    view.go_to(0)
+    assert "gone.png" not in view.controls.title.content
+
+
+def wait_for(holds) -> None:
+    """Wait for what a callback or the model does in another thread."""
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end, "never came true"
+        time.sleep(0.05)
 
 
 def test_blind_page_still_shows_a_picture(tmp_path, browser):
