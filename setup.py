@@ -33,7 +33,7 @@ EXTRAS = {
     "diffusion": ["diffusers>=0.35"],
     "scale": ["ray>=2.49"],
     "tensorboard": ["tensorboard>=2.17"],
-    "view": ["viser>=1.0"],
+    "view": ["viser>=1.1"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     "bench": ["anomalib>=2.7", "fpsample>=1.0"],  # what benchmarks/ measures against
@@ -50,6 +50,7 @@ EXTRAS = {
         "pytest-xdist>=3.6",
         "ruff>=0.11",
         "scikit-learn>=1.5",
+        "viser>=1.1",  # the browser view is tested in a real Chromium, which is driven through viser's own websockets
     ],
 }
 

@@ -24,6 +24,19 @@ install_debian() {
     fi
 }
 
+# The tests look at the pages in a real Chromium. It is a convenience: without root, apt or a network those tests skip and say so.
+install_browser() {
+    local name
+    for name in chromium chromium-browser google-chrome chrome; do
+        command -v "$name" >/dev/null && return
+    done
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        say "installing chromium, in which the tests look at the pages"
+        apt-get update -qq >>"$log" 2>&1 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >>"$log" 2>&1 && return
+    fi
+    say "no Chromium, so the tests that look at pages will be skipped; to have them: sudo apt-get install -y chromium"
+}
+
 find_python() {
     local candidate
     for candidate in ${PYTHON:-python3.11 python3 python3.12 python3.13}; do
@@ -105,4 +118,5 @@ install_package
 reason=$("$venv/bin/python" -c 'import open3d' 2>&1) || fail "open3d does not load: $(tail -n 1 <<<"$reason")"
 # pip has built them already, or says in its log that it could not; then this says why.
 reason=$("$venv/bin/python" extensions/build_kernels.py 2>&1 >/dev/null) || say "$(tail -n 1 <<<"$reason"); all works without them, only slower"
+install_browser
 say "done; the command is $venv/bin/mm3dad"

@@ -102,6 +102,11 @@ def test_help_loads_nothing_heavy():
         (["doctor", "missing"], ["missing"]),
         (["report", "missing"], ["missing"]),
         (["view", "missing"], ["missing"]),
+        (["view", "missing", "--serve"], ["missing"]),
+        (["view", "missing", "--serve", "--window"], ["one of them alone"]),
+        (["view", "missing", "--window", "--html", "a.html"], ["write no file"]),
+        (["view", "missing", "--compare", "other"], ["--serve or --window"]),
+        (["view", "missing", "--model", "nothing"], ["model.json"]),
         (["predict", "missing", "a.png"], ["saved model", "mm3dad fit"]),
     ],
 )

@@ -229,7 +229,7 @@ def _view_live(arguments: Namespace) -> int:
     if arguments.serve:
         serve_path(session, arguments.host, arguments.port, say)
     else:
-        show_window(session)
+        show_window(session, say)
     return 0
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
 from mm3dad.data.images import read_mask, read_rgb, read_xyz
 from mm3dad.data.organized import check_extent
 from mm3dad.data.records import MODALITIES, SPLITS, Record, name_points, parse_modalities
@@ -168,6 +166,8 @@ def assemble(record: Record, rgb: Tensor | None, xyz: Tensor | None, organised: 
         if record.label == 0 and bool(mask.any()):
             raise DataError(f"{record.paths['gt']} marks {int(mask.sum())} defect pixels on a good part; clear the mask or move the sample")
     elif record.label == 0:
+        import torch
+
         mask = torch.zeros(size, dtype=torch.bool)
     for path, got in present.items():
         if got != size:

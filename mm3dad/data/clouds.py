@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mm3dad.data.images import check_pixels, reading
 from mm3dad.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_HEADER = 1 << 16
 PLY_TYPES = {
@@ -99,6 +100,8 @@ def _assemble(path: Path, columns: dict[str, np.ndarray], colour: np.ndarray | N
     lacking = [name for name in "xyz" if name not in columns]
     if lacking:
         raise DataError(f"{path} has no {', '.join(lacking)}, only {', '.join(columns)}; export points with x, y and z")
+    import torch
+
     with np.errstate(over="ignore"):
         xyz = np.stack([columns[name] for name in "xyz"]).astype(np.float32).reshape(3, *size)
     rgb = None

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from mm3dad.errors import DataError
 
@@ -142,7 +141,7 @@ def _unit_range(array: np.ndarray, path: Path) -> np.ndarray:
     raise DataError(f"{path} holds {array.dtype} outside [0, 1], expected an 8 or 16-bit image or floats in [0, 1]; convert it")
 
 
-def read_rgb(path: str | Path) -> Tensor:
+def load_rgb(path: str | Path) -> np.ndarray:
     """Read a colour image; grey is repeated, an alpha channel is dropped.
 
     Returns:
@@ -159,10 +158,17 @@ def read_rgb(path: str | Path) -> Tensor:
         array = np.repeat(array[..., :1], 3, axis=2)
     if array.ndim != 3 or array.shape[2] not in (3, 4):
         raise DataError(f"{path} has shape {array.shape}, expected an image (H, W) or (H, W, 3); convert it to RGB")
-    return torch.from_numpy(np.ascontiguousarray(_unit_range(array[..., :3], path).transpose(2, 0, 1)))
+    return np.ascontiguousarray(_unit_range(array[..., :3], path).transpose(2, 0, 1))
 
 
-def read_mask(path: str | Path) -> Tensor:
+def read_rgb(path: str | Path) -> Tensor:
+    """Do the same as `load_rgb` and return a tensor."""
+    import torch
+
+    return torch.from_numpy(load_rgb(path))
+
+
+def load_mask(path: str | Path) -> np.ndarray:
     """Read a ground-truth mask: grey, scaled to [0, 1], above 0.5 is a defect (multimodal protocol of MVTec 3D-AD).
 
     Returns:
@@ -179,18 +185,21 @@ def read_mask(path: str | Path) -> Tensor:
         raise DataError(f"{path} has shape {array.shape}, expected a mask (H, W); write one grey channel")
     if array.dtype.kind in "ui" and array.size and array.max() == 1:
         raise DataError(f"{path} has no value above 1 of {np.iinfo(array.dtype).max}, expected 0 and 255; multiply the mask by 255")
-    return torch.from_numpy(np.ascontiguousarray(_unit_range(array, path) > 0.5))
+    return np.ascontiguousarray(_unit_range(array, path) > 0.5)
 
 
-def read_xyz(path: str | Path, unit: float = 1.0) -> Tensor:
+def read_mask(path: str | Path) -> Tensor:
+    """Do the same as `load_mask` and return a tensor."""
+    import torch
+
+    return torch.from_numpy(load_mask(path))
+
+
+def load_xyz(path: str | Path) -> np.ndarray:
     """Read an organised cloud: (H, W, 3) or (3, H, W) floats in a TIFF or NPY.
 
-    Args:
-        path: the file.
-        unit: metres per number in the file.
-
     Returns:
-        (3, H, W) float32 metres; missing points as the file has them (NaN or zeros).
+        (3, H, W) float32, in the file's unit; missing points as the file has them (NaN or zeros).
 
     Raises:
         DataError: the file is missing, damaged, of integers, or not three channels.
@@ -204,7 +213,19 @@ def read_xyz(path: str | Path, unit: float = 1.0) -> Tensor:
     if array.dtype.kind != "f":
         raise DataError(f"{path} holds {array.dtype}, expected float32 metres; convert depth with data.organized.from_depth")
     with np.errstate(over="ignore"):
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) * unit
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def read_xyz(path: str | Path, unit: float = 1.0) -> Tensor:
+    """Do the same as `load_xyz` and return a tensor in metres.
+
+    Args:
+        path: the file.
+        unit: metres per number in the file.
+    """
+    import torch
+
+    return torch.from_numpy(load_xyz(path)) * unit
 
 
 def read_depth(path: str | Path) -> Tensor:
@@ -224,4 +245,6 @@ def read_depth(path: str | Path) -> Tensor:
         raise DataError(f"{path} has shape {array.shape} {array.dtype}, expected one channel of depth; save z alone")
     if path.suffix.lower() in PICTURES and array.dtype == np.uint8:
         raise DataError(f"{path} has 8 bits, expected a depth image of 16 bits or floats; export the depth without colour mapping")
+    import torch
+
     return torch.from_numpy(array.astype(np.float64))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as functional
-
 from mm3dad.errors import ConfigError, DataError, ShapeError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from mm3dad.types import Sample
@@ -38,9 +37,11 @@ def from_depth(depth: Tensor, intrinsics: Sequence[float], unit: float) -> Tenso
         ShapeError: depth is not (H, W).
         ConfigError: a focal length or the unit is not positive.
     """
+    import torch
+
     if depth.ndim != 2:
         raise ShapeError(f"depth must be (H, W), got {_shape(depth)}; pass one channel of z")
-    if len(intrinsics) != 4 or not all(torch.isfinite(torch.tensor([*map(float, intrinsics)]))) or min(intrinsics[:2]) <= 0:
+    if len(intrinsics) != 4 or not all(math.isfinite(float(value)) for value in intrinsics) or min(intrinsics[:2]) <= 0:
         raise ConfigError(
             f"intrinsics must be (fx, fy, cx, cy) in pixels with positive focal lengths, got {tuple(intrinsics)}; see the camera's data"
         )
@@ -78,6 +79,8 @@ def check_extent(xyz: Tensor, name: str) -> None:
 
 def source_index(length: int, wanted: int, device: torch.device | str = "cpu") -> Tensor:
     """Return (wanted,) int64: the source pixel of each target pixel, floor(target * length / wanted)."""
+    import torch
+
     return torch.arange(wanted, device=device) * length // wanted
 
 
@@ -118,6 +121,8 @@ def resize_rgb(rgb: Tensor, size: Sequence[int]) -> Tensor:
         )
     if tuple(rgb.shape[1:]) == tuple(size):
         return rgb
+    from torch.nn import functional
+
     return functional.interpolate(rgb[None], tuple(size), mode="bicubic", antialias=True, align_corners=False)[0].clamp(0, 1)
 
 

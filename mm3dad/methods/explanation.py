@@ -57,7 +57,7 @@ class Reason:
         before: score of the patch before cross-modal enhancement.
         after: score after it; the same where enhancement is off.
         matches: the nearest normal patches, nearest first.
-        neighbors: the patches next to it (of an image), or the groups that share most points with it.
+        neighbors: the patches next to it (of an image), or the groups that share most points with it, else the nearest.
     """
 
     patch: int
@@ -217,8 +217,15 @@ def _beside(grid: tuple[int, int], patch: int) -> list[int]:
 
 
 def _overlapping(groups: PointGroups, patch: int) -> list[int]:
-    """Groups that share most points with this one: their members follow the surface, so these are neighbours on it."""
+    """Groups that share most points with this one: their members follow the surface, so these are neighbours on it.
+
+    Where groups are too small to share any, the nearest centres.
+    """
     shared = torch.isin(groups.index, groups.index[patch]).sum(1)
     shared[patch] = 0
-    found = shared.topk(min(AROUND, len(shared)))
-    return [int(one) for one, count in zip(found.indices, found.values, strict=True) if count > 0]
+    count = min(AROUND, len(shared) - 1)
+    if not bool(shared.any()):
+        center = groups.points[groups.center]
+        nearest = nearest_neighbors(center[patch][None], center, count + 1)[1][0].tolist()
+        return [one for one in nearest if one != patch][:count]
+    return [one for one in shared.topk(count).indices.tolist() if shared[one] > 0]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mm3dad import files
 from mm3dad.errors import DataError, Mm3dadError
-from mm3dad.features.branches import augment
-from mm3dad.methods import load_detector
-from mm3dad.methods.explanation import Explanation
+from mm3dad.methods import Detector, load_detector
 from mm3dad.registry import DATASETS
-from mm3dad.types import Sample
+
+if TYPE_CHECKING:
+    from mm3dad.methods.explanation import Explanation
+    from mm3dad.types import Sample
 
 KEPT = 12  # samples in memory: those of one or two clicks
 
@@ -47,8 +48,11 @@ class NormalSamples:
         except (Mm3dadError, KeyError) as error:
             reason = error if isinstance(error, Mm3dadError) else f"no sample {plain!r}"
             raise DataError(f"normal sample {identity!r} cannot be read ({reason}); put the data back where they were") from error
-        # With one good part, the model also knows turned copies of it.
-        return augment(sample, int(turn[1]), bool(turn[2])) if turn else sample
+        if turn is None:
+            return sample
+        from mm3dad.features.branches import augment
+
+        return augment(sample, int(turn[1]), bool(turn[2]))  # with one good part, the model also knows turned copies of it
 
     def _row(self) -> dict[str, Any]:
         path = self.folder / "fit.json"
@@ -63,18 +67,28 @@ class NormalSamples:
 
 
 class Explainer:
-    """A saved model that explains its scores.
+    """A saved model that explains its scores; it is loaded when it is first asked, so that a viewer can draw before.
 
     Args:
         folder: of the model.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: there is no model.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.detector = load_detector(folder)
-        self.normals = NormalSamples(folder)
+        self.folder, self.normals = Path(folder), NormalSamples(folder)
+        if not (self.folder / "model.json").is_file():
+            load_detector(self.folder)  # says what is missing
+
+    @cached_property
+    def detector(self) -> Detector:
+        """The model.
+
+        Raises:
+            ModelError: it is damaged.
+        """
+        return load_detector(self.folder)
 
     def explain(self, sample: Sample) -> Explanation:
         """Return why a sample has its scores.
@@ -82,5 +96,6 @@ class Explainer:
         Raises:
             ConfigError: the method explains nothing.
             DataError: the sample cannot be scored.
+            ModelError: the model is damaged.
         """
         return self.detector.explain(sample)

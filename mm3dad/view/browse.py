@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm3dad.errors import DataError, nearest_name
+from mm3dad.types import Meta
 from mm3dad.view.colors import Array
 from mm3dad.view.outputs import Row, is_output, read_maps, read_output, read_row_sample
+from mm3dad.view.preview import read_preview
 from mm3dad.view.scene import MAP_NAMES, Scene, build_scene, explained_scene
 from mm3dad.view.why import Why, explain_place
 
@@ -34,6 +36,7 @@ class Entry:
         label: 0, 1, or None where unknown.
         score, threshold: of the image, None where nobody scored it.
         source: the row of a result folder, or the file to read.
+        paths: role -> file.
         model: scores and explains the sample; None shows what was kept.
     """
 
@@ -44,6 +47,7 @@ class Entry:
     score: float | None
     threshold: float | None
     source: Row | Path
+    paths: dict[str, str] = field(default_factory=dict, repr=False)
     model: Explainer | None = field(default=None, repr=False)
 
     @property
@@ -99,7 +103,10 @@ class Entry:
         maps: dict[str, Array] = {}
         if isinstance(self.source, Row):
             maps = {name: values for name, values in read_maps(self.source).items() if name in MAP_NAMES}
-        return build_scene(self.sample, maps)
+        scene = None
+        if "sample" not in self.__dict__:
+            scene = read_preview(self.paths, maps, Meta(self.id, self.category, self.defect, dict(self.paths)), self.label)
+        return build_scene(self.sample, maps) if scene is None else scene
 
     def explain(self, row: int, column: int) -> Why | None:
         """Explain a place; None without a model."""
@@ -131,12 +138,12 @@ def list_entries(path: str | Path, model: Explainer | None = None) -> list[Entry
         found = []
         for file in list_inputs(path):
             record = find_record(file)
-            found.append(Entry(record.id, record.category, record.defect, record.label, None, None, file, model))
+            found.append(Entry(record.id, record.category, record.defect, record.label, None, None, file, dict(record.paths), model))
         return found
     rows = sorted((row for run in read_output(path).first_runs() for row in run.rows), key=lambda row: -row.score)
     if not rows:
         raise DataError(f"{path} holds no scored sample; run evaluate or predict again")
-    return [Entry(row.id, row.category, row.defect, _label(row), row.score, row.threshold, row, model) for row in rows]
+    return [Entry(row.id, row.category, row.defect, _label(row), row.score, row.threshold, row, row.paths, model) for row in rows]
 
 
 def _label(row: Row) -> int | None:
@@ -178,7 +185,7 @@ def filter_entries(
 
 def rescore_entries(entries: Sequence[Entry], model: Explainer) -> list[Entry]:
     """Return the same samples, to be scored by another model."""
-    return [replace(entry, score=None, threshold=None, source=entry.source, model=model) for entry in entries]
+    return [replace(entry, score=None, threshold=None, model=model) for entry in entries]
 
 
 def pair_entries(entries: Sequence[Entry], others: Sequence[Entry]) -> dict[tuple[str, str], Entry]:

@@ -35,6 +35,7 @@ def splat(
     elevation: float = 50.0,
     *,
     dark: bool = False,
+    steady: bool = False,
 ) -> Picture:
     """Draw a cloud as a surface: parallel projection, nearer points over farther ones, edges darkened by depth.
 
@@ -49,6 +50,7 @@ def splat(
         azimuth: degrees about the sensor's line of sight.
         elevation: degrees of the eye over the table, 90 is the sensor's own view.
         dark: dark background instead of white.
+        steady: a scale that is the same from every side, for pictures that turn; else as large as this side allows.
 
     Returns:
         (h, w, 3) uint8.
@@ -76,7 +78,11 @@ def splat(
     thin = slice(None, None, max(1, index.size // 20_000))
     low, high = np.quantile(turned[:, thin], [0.01, 0.99], axis=1)
     extent = np.maximum(high - low, 1e-9)
-    scale = 0.9 * min(width / extent[0], height / extent[1])
+    if steady:  # from the side that needs most room, the eye not too steep
+        longest = float(np.linalg.norm(np.ptp(np.quantile(points[:, thin], [0.01, 0.99], axis=1), axis=0)))
+        scale = 0.9 * min(width, 1.15 * height) / max(longest, 1e-9)
+    else:
+        scale = 0.9 * min(width / extent[0], height / extent[1])
     if not np.isfinite(scale) or extent[:2].max() <= 1e-9:
         scale = 0.0  # all points in one place
     middle = (low + high) / 2

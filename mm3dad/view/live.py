@@ -62,12 +62,16 @@ def serve_path(session: Session, host: str, port: int, tell: Callable[[str], obj
     view.wait()
 
 
-def show_window(session: Session) -> None:
+def show_window(session: Session, tell: Callable[[str], object]) -> None:
     """Show a session in a window until it is closed.
+
+    Args:
+        session: what to show.
+        tell: called with each line to print.
 
     Raises:
         ConfigError: there is no display.
     """
     from mm3dad.view.window import DesktopView
 
-    DesktopView(session).run()
+    DesktopView(session, tell).run()

@@ -148,9 +148,12 @@ def read_maps(row: Row) -> dict[str, Array]:
     """Return the maps of a row, with "mask" where it was kept; {} where they are missing or damaged."""
     if row.file is None or not row.file.is_file():
         return {}
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
     try:
-        return {name: value.numpy() for name, value in files.read_tensors(row.file).items() if value.ndim == 2 and value.numel()}
-    except Mm3dadError:
+        return {name: value for name, value in load_file(row.file).items() if value.ndim == 2 and value.size}
+    except (SafetensorError, OSError, ValueError):
         return {}
 
 

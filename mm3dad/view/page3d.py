@@ -105,7 +105,7 @@ def write_cloud_page(
     facts += [f"score {score:.3g}"] if score is not None else []
     facts += [f"threshold {threshold:.3g}"] if threshold is not None else []
     still = io.BytesIO()
-    panel(scene, threshold=threshold, title="", size=240).save(still, "JPEG", quality=82)
+    panel(_thin_evenly(scene, 480), threshold=threshold, title="", size=240).save(still, "JPEG", quality=82)
     assets = importlib.resources.files("mm3dad.view") / "assets"
     page = _PAGE.format(
         title=html.escape(title),
@@ -193,6 +193,12 @@ def _pack_why(why: Why) -> dict[str, Any]:
         "facts": why.facts,
         "tiles": tiles,
     }
+
+
+def _thin_evenly(scene: Scene, longest: int) -> Scene:
+    """Take every n-th row and column of a picture, for the small still one."""
+    step = max(1, max(scene.size) // longest) if scene.organised else 1
+    return scene.take(*(np.arange(0, n, step) for n in scene.size))
 
 
 def thin_grid(scene: Scene, limit: int) -> tuple[np.ndarray, np.ndarray]:

@@ -137,6 +137,16 @@ def resize_map(values: Any, size: tuple[int, int], name: str = "map") -> Array:
     return resized
 
 
+def join_maps(given: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Array]:
+    """Return maps by name, resized to (H, W), in the order they are offered.
+
+    Raises:
+        ShapeError: a map that does not fit.
+    """
+    ordered = [name for name in MAP_NAMES if name in given] + [name for name in given if name not in MAP_NAMES]
+    return {name: resize_map(given[name], size, name) for name in ordered}
+
+
 def explained_scene(explanation: Explanation) -> Scene:
     """Join a sample, its scores and its groups, as the explanation of a model has them."""
     before = {f"{name}_before_map": values for name, values in explanation.maps.items()}
@@ -171,8 +181,7 @@ def build_scene(sample: Sample, prediction: Any = None, *, longest: int | None =
     def take(value: Any) -> Any:
         return None if value is None else value.detach().cpu().numpy()[..., ::step, ::step]
 
-    ordered = [name for name in MAP_NAMES if name in given] + [name for name in given if name not in MAP_NAMES]
-    maps = {name: resize_map(given[name], sample.size, name)[::step, ::step] for name in ordered}
+    maps = {name: values[::step, ::step] for name, values in join_maps(given, sample.size).items()}
     rgb, xyz, mask = take(sample.rgb), take(sample.xyz), take(sample.mask)
     size = (rgb if rgb is not None else xyz).shape[1:]
     valid = take(sample.valid) if sample.valid is not None else np.zeros(size, bool)

@@ -13,9 +13,9 @@ from mm3dad.view.cloud import splat
 from mm3dad.view.layers import Layers, find_layer
 from mm3dad.view.scene import Scene, as_colors
 
-FRAMES = 36
+FRAMES = 30
 SWING = 50.0  # degrees to either side: the sensor saw one side, from behind the part is hollow
-MILLISECONDS = 70
+MILLISECONDS = 80
 
 
 def write_turning(
@@ -54,12 +54,13 @@ def write_turning(
     colors = as_colors(layers.paint(layers.first if layer is None else find_layer(layers, layer)))
     phase = 2 * np.pi * np.arange(frames) / frames
     pictures = [
-        Image.fromarray(splat(scene.xyz, scene.valid, colors, size, SWING * float(np.sin(turn)), 50 + 12 * float(np.cos(turn)), dark=dark))
+        splat(scene.xyz, scene.valid, colors, size, SWING * float(np.sin(turn)), 50 + 12 * float(np.cos(turn)), dark=dark, steady=True)
         for turn in phase
     ]
-    # one palette for all frames, so that a colour means the same in each and nothing flickers
-    palette = pictures[0].quantize(256)
-    stored = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    # One palette for all frames, so that nothing flickers, and one that covers rare colours: the hot ones are few and matter most.
+    some = Image.fromarray(np.concatenate(pictures[:: max(1, frames // 4)]))
+    palette = some.quantize(256, Image.Quantize.MAXCOVERAGE)
+    stored = [Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     buffer = io.BytesIO()
     stored[0].save(buffer, "GIF", save_all=True, append_images=stored[1:], duration=MILLISECONDS, loop=0, optimize=False)
     return files.write_bytes(path, buffer.getvalue())

@@ -100,10 +100,9 @@ def explain_place(explanation: Explanation, row: int, column: int, read_normal: 
 def _list_facts(reasons: dict[str, Reason]) -> tuple[tuple[str, str], ...]:
     facts = []
     for name, reason in reasons.items():
-        label, (kind, unit) = LABELS[name], ("group", "points") if name == "xyz" else ("patch", "pixels")
+        label, kind = LABELS[name], "group" if name == "xyz" else "patch"
         enhanced = f" → {reason.after:.3g} enhanced" if reason.before != reason.after else ""
-        facts.append((f"{label} {kind}", f"{reason.patch}, {len(reason.members)} {unit}"))
-        facts.append((f"{label} {kind} score", f"{reason.before:.3g}{enhanced}"))
+        facts.append((f"{label} {kind} {reason.patch}", f"score {reason.before:.3g}{enhanced}"))
         facts.append((f"{label} beside it", ", ".join(f"{one.score:.2g}" for one in reason.neighbors)))
     return tuple(facts)
 

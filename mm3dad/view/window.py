@@ -34,14 +34,15 @@ class DesktopView:
 
     Args:
         session: what to show.
+        tell: called with each line to print: the keys, the sample in view, what went wrong.
 
     Raises:
         ConfigError: there is no display.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, tell: Callable[[str], object]) -> None:
         require_display()
-        self.session, self._size = session, 2.0
+        self.session, self._tell, self._size = session, tell, 2.0
         self._window: Any = None
         self._clouds: list[Any] = []
 
@@ -76,7 +77,7 @@ class DesktopView:
         try:
             for key, act in self.keys().items():
                 self._window.register_key_callback(ord(key), lambda _, act=act: self._act(act))
-            sys.stdout.write(f"{HELP}\n")
+            self._tell(HELP)
             self._draw(reset=True)
             self._window.get_render_option().point_size = self._size
             control = self._window.get_view_control()
@@ -92,7 +93,7 @@ class DesktopView:
         try:
             act()
         except DataError as error:  # a sample that cannot be read must not close the window
-            sys.stderr.write(f"mm3dad: {error}\n")
+            self._tell(str(error))
         return False
 
     def _draw(self, reset: bool = False) -> None:
@@ -108,7 +109,7 @@ class DesktopView:
             self._clouds.append(cloud)
         self._paint(add=True, reset=reset)
         titles = " | ".join(side.entry.title for side in self.session.sides)
-        sys.stdout.write(f"{titles}, layer {self.session.layer_of(self.session.sides[0])}\n")
+        self._tell(titles)
 
     def _paint(self, add: bool = False, reset: bool = False) -> None:
         import open3d

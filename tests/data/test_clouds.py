@@ -62,6 +62,7 @@ def test_pcd_with_grid_and_packed_colour(tmp_path, form):
 
 def test_open3d_reads_and_writes_the_same(tmp_path):
     import open3d
+
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(XYZ.astype(np.float64)))
     cloud.colors = open3d.utility.Vector3dVector(COLOUR / 255)
     for name, options in (("a.ply", {}), ("b.ply", {"write_ascii": True}), ("c.pcd", {}), ("d.pcd", {"write_ascii": True})):

@@ -64,6 +64,7 @@ def _describe_rgb():
 def _describe_cloud():
     """Return a function from a cloud to (P, 33) FPFH of a thinned cloud, pooled on a 28 x 28 grid."""
     import open3d as o3d
+
     search = o3d.geometry.KDTreeSearchParamHybrid
 
     def describe(path: Path) -> torch.Tensor:

@@ -357,7 +357,11 @@
   dark.addEventListener("change", redraw);
 
   if (scores.length) prepareThreshold();
-  setLayer(data.first);
+  // page.html#layer=groups&why=1 opens with this layer, at this explained place
+  const wanted = new URLSearchParams(window.location.hash.slice(1)), named = layers.findIndex((layer) => layer.name === wanted.get("layer"));
+  setLayer(named >= 0 ? named : data.first);
+  const linked = data.explained[Number(wanted.get("why")) - 1];
+  if (linked) visit(linked);
   document.body.dataset.state = "ready";
   window.mm3dad = { data, state, layers, setLayer, setThreshold, pick, choose, pixelOf, project: (i) => project(i, lens()), orbit, zoom };
 })();
