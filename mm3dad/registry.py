@@ -57,6 +57,7 @@ METHODS = Registry(
         "cif": "mm3dad.methods.cif:Cif",
         "duet": "mm3dad.methods.duet:Duet",
         "m3dm": "mm3dad.methods.m3dm:M3DM",
+        "mentor3ad": "mm3dad.methods.mentor3ad:Mentor3AD",
         "mrad": "mm3dad.methods.mrad:Mrad",
         "patchcore": "mm3dad.methods.patchcore:PatchCore",
         "muscv2": "mm3dad.methods.muscv2:MuScV2",

@@ -45,17 +45,6 @@ def join_product(residuals: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(residuals)).prod(0)
 
 
-def join_vote(residuals: Sequence[Tensor]) -> Tensor:
-    """Let voters decide by majority: the product of the second and the highest, so that two must agree and the third may abstain.
-
-    A reconstruction of Mentor3AD's voting, whose formula is not public. With two voters it is their product.
-
-    Args:
-        residuals: two or three tensors >= 0 of one shape, in units of what is ordinary.
-    """
-    return torch.stack(list(residuals)).topk(2, dim=0).values.prod(0)
-
-
 def published_divisors(heat: Tensor) -> tuple[float, float, float]:
     """Return the numbers by which CFM's code divides a map, by its own statistics and for each metric another.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -52,6 +53,19 @@ class CrossMapping(nn.Module):
         return self.to_rgb(torch.cat([xyz, *extra], dim=1)), self.to_xyz(torch.cat([rgb, *extra], dim=1))
 
 
+def code_places(grid: tuple[int, int], bands: int) -> Tensor:
+    """Return sine and cosine of row and column in octaves, (h * w, 4 bands) float32, row-major; the lowest is half a period wide.
+
+    Args:
+        grid: (h, w).
+        bands: octaves; 0 gives a code without a channel.
+    """
+    rows, columns = (torch.linspace(-1, 1, side) if side > 1 else torch.zeros(1) for side in grid)
+    place = torch.cartesian_prod(rows, columns).view(-1, 2)
+    angles = [place * (math.pi * 2**band / 2) for band in range(bands)]
+    return torch.cat([place[:, :0], *(wave(angle) for angle in angles for wave in (torch.sin, torch.cos))], dim=1)
+
+
 def mapping_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Return 1 - the mean cosine of rows (P, C), predicted beside measured."""
     return 1 - F.cosine_similarity(predicted, target, dim=1, eps=1e-6).mean()
@@ -60,31 +74,41 @@ def mapping_loss(predicted: Tensor, target: Tensor) -> Tensor:
 class MentorFusion(nn.Module):
     """A narrow feature of both modalities, learned by letting the patches of one place find each other.
 
-    Source: Mentor3AD (arXiv 2505.21420), the mentor of fusion, as reviews describe it; widths and temperature are a reconstruction
-    (trained sheet, 6.2 and 6.3).
+    Source: Mentor3AD (arXiv 2505.21420), mentor of fusion, as reviews describe it: an MLP per modality, an MLP on both, a contrast
+    of aligned patches. Widths, temperature and the head that lets the contrast reach the mentor are a reconstruction (trained sheet, 6).
 
     Args:
         rgb_channels, xyz_channels: widths of the features.
-        shared: width of the space in which the modalities are compared.
         mentor: width of the mentor feature; narrow, since it holds the modality that it helps to predict.
+        shared: width of the space in which the modalities are compared.
         temperature: of the contrast.
     """
 
-    def __init__(self, rgb_channels: int, xyz_channels: int, shared: int = 256, mentor: int = 128, temperature: float = 0.07) -> None:
+    def __init__(self, rgb_channels: int, xyz_channels: int, mentor: int = 16, shared: int = 256, temperature: float = 0.07) -> None:
         super().__init__()
         self.rgb, self.xyz = make_mlp([rgb_channels, shared, shared]), make_mlp([xyz_channels, shared, shared])
-        self.join = make_mlp([2 * shared, shared, mentor])
+        self.join, self.head = make_mlp([2 * shared, shared, mentor]), nn.Linear(mentor, shared)
         self.temperature = temperature
 
     def embed(self, rgb: Tensor, xyz: Tensor) -> tuple[Tensor, Tensor]:
-        """Bring patches (P, C) and (P, C') of the same places to the space in which they are compared: (P, S) each, of unit length."""
-        return F.normalize(self.rgb(rgb), dim=1), F.normalize(self.xyz(xyz), dim=1)
+        """Bring patches (P, C) and (P, C') to the space in which they are compared, (P, S) each; only directions count there."""
+        return self.rgb(rgb), self.xyz(xyz)
 
     def forward(self, rgb: Tensor, xyz: Tensor) -> Tensor:
         """Return the mentor feature (P, M) of patches (P, C) and (P, C') of the same places."""
-        return self.join(torch.cat([self.rgb(rgb), self.xyz(xyz)], dim=1))
+        return self.join(torch.cat(self.embed(rgb, xyz), dim=1))
 
-    def loss(self, rgb: Tensor, xyz: Tensor) -> Tensor:
-        """Contrast pairs (P, C) and (P, C') in both directions (InfoNCE, the mean of the two)."""
-        a, b = self.embed(rgb, xyz)
-        return (contrast(a, b, self.temperature) + contrast(b, a, self.temperature)) / 2
+    def loss(self, rgb: Tensor, xyz: Tensor) -> dict[str, Tensor]:
+        """Contrast the modalities in both directions, and the mentor with what they agree on (InfoNCE).
+
+        Args:
+            rgb, xyz: (P, C) and (P, C') patches, row p of both from one place.
+        """
+        parts = self.embed(rgb, xyz)
+        a, b = (F.normalize(part, dim=1) for part in parts)
+        mentor = F.normalize(self.head(self.join(torch.cat(parts, dim=1))), dim=1)
+        agreed = F.normalize(a + b, dim=1).detach()
+        return {
+            "pairs": (contrast(a, b, self.temperature) + contrast(b, a, self.temperature)) / 2,
+            "mentor": contrast(mentor, agreed, self.temperature),
+        }
