@@ -15,14 +15,16 @@ from mm3dad.errors import DataError, TrainingError
 from mm3dad.fusion.mapping import join_product, published_divisors
 from mm3dad.methods._config import MODALITIES, check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
-from mm3dad.methods._registered import Grid, Registered, RegisteredConfig, RegisteredSource, Scale, find_scale
+from mm3dad.methods._registered import Grid, Registered, RegisteredConfig, RegisteredSource, Scale
 from mm3dad.nets.mapping import code_places
 from mm3dad.nets.training import Task, TrainingSettings, shuffle_batches, split_normals, train
 from mm3dad.scoring.calibrate import Calibration, threshold_for_rate
+from mm3dad.scoring.heldout import lift
 from mm3dad.scoring.maps import smooth_boxes, upsample_map
 from mm3dad.types import Prediction, Sample
 
 Rows = tuple[Tensor, Tensor, Tensor]  # image and point features and the code of the place, of the same cells
+LEAST_STEPS = 20  # gradient steps of an epoch
 CANVAS = 224  # side of the square with as many pixels as the map that is smoothed; the boxes are made for it
 
 
@@ -85,9 +87,7 @@ class MappingDetector(Detector):
             report("features", number, len(samples))
             found.append(self._source.describe(samples[number]).half())
         learned, held_out = split_normals(len(found), self.config.held_out, self.config.seed)
-        self._scale = find_scale([found[i] for i in learned])
-        if self.config.reference:
-            self._scale = {name: (torch.zeros_like(shift), torch.ones_like(shift)) for name, (shift, _) in self._scale.items()}
+        self._scale = self._source.find_scale([found[i] for i in learned])
         rows = self._gather([found[i] for i in learned])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
@@ -126,7 +126,7 @@ class MappingDetector(Detector):
             {name: net},
             lambda: torch.optim.Adam(net.parameters(), c.rate),
             epochs,
-            lambda epoch, generator: shuffle_batches(len(rows[0]), c.batch, generator),
+            lambda epoch, generator: self._draw(len(rows[0]), generator),
             lambda chosen: loss(*(part[chosen.to(part.device)].to(c.device) for part in rows)),
             None if held_out is None else lambda: self._weigh(held_out, loss),
         )
@@ -137,6 +137,13 @@ class MappingDetector(Detector):
                 f"{self.name} learned nothing: no epoch of its {name} improved on the untrained network's held-out loss of "
                 f"{history.start:.4g}; lower the learning rate ({c.rate:g}), or check that image and cloud are in register"
             )
+
+    def _draw(self, count: int, generator: torch.Generator) -> list[Tensor]:
+        """Return the batches of an epoch; few cells are gone through several times, or few shots would mean few steps."""
+        batches: list[Tensor] = []
+        while len(batches) < LEAST_STEPS:
+            batches += shuffle_batches(count, self.config.batch, generator)
+        return batches
 
     def _weigh(self, rows: Rows, loss: Callable[..., dict[str, Tensor]]) -> float:
         """Return the mean loss over batches of held-out rows, the same ones each time."""
@@ -161,7 +168,10 @@ class MappingDetector(Detector):
         is_published = self.config.reference
         if not is_published:
             # 1 is ordinary, so that a modality which sees nothing leaves the other's word as it is.
-            residuals = {name: (1 + self._units[name].apply(value)) * found.held for name, value in residuals.items()}
+            units = self._units
+            residuals = {
+                name: lift((value - units[name].location) / units[name].scale) * found.held for name, value in residuals.items()
+            }
         height, width = (max(1, round(side * CANVAS / math.sqrt(found.grid[0] * found.grid[1]))) for side in found.grid)
         maps = {
             name: smooth_boxes(upsample_map(value.view(found.grid), (height, width)), zero_padded=is_published)

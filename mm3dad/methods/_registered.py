@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from mm3dad.errors import DataError
 from mm3dad.features.branches import Patches
 from mm3dad.features.cache import Describes, keep_features
 from mm3dad.features.patchmaps import ImagePatches, PointPatches
-from mm3dad.features.pixelmap import PointCells
+from mm3dad.features.pixelmap import PointCells, fit_scale
 from mm3dad.features.rgb import stack_layers
 from mm3dad.methods._config import MODALITIES, check_ranges, option
 from mm3dad.types import Sample
@@ -93,24 +94,50 @@ class RegisteredSource:
         return [row for name in MODALITIES for row in self._extractor(name).weights]
 
     def _extractor(self, name: str) -> Describes[Patches]:
+        """Return the extractor of a modality with its cache, made when it is first needed."""
         c = self.config
         if name not in self._made:
-            made: Describes[Patches]
-            kept: tuple[object, ...]
-            if name == "rgb":
-                kept = c.image_size, c.fineness, c.backbone, c.layers, c.weights
-                made = ImagePatches(self._place, c.image_size, c.backbone, c.layers, c.weights, c.device, c.seed)
-            else:
-                side = c.image_size if c.reference else min(c.image_size, math.isqrt(c.max_points))
-                kept = c.points, side, c.centers, c.group_size, c.reference, c.fineness, c.image_size
-                cells = PointCells(c.points, c.point_weights, side, c.centers, c.group_size, c.reference)
-                made = PointPatches(cells, c.image_size, c.fineness)
+            kept: tuple[object, ...] = (c.image_size, c.fineness, c.backbone, c.layers, c.weights)
+            if name == "xyz":
+                kept = c.image_size, c.fineness, c.points, self._side, c.centers, c.group_size, c.reference
+            made: Describes[Patches] = self._images if name == "rgb" else self._points
             self._made[name] = keep_features(made, Patches, c.feature_cache, "registered", name, kept)
         return self._made[name]
+
+    @cached_property
+    def _images(self) -> ImagePatches:
+        c = self.config
+        return ImagePatches(self._place, c.image_size, c.backbone, c.layers, c.weights, c.device, c.seed)
+
+    @cached_property
+    def _points(self) -> PointPatches:
+        c = self.config
+        return PointPatches(
+            PointCells(c.points, c.point_weights, self._side, c.centers, c.group_size, c.reference), c.image_size, c.fineness
+        )
+
+    @property
+    def _side(self) -> int:
+        return int(self.config.image_size if self.config.reference else min(self.config.image_size, math.isqrt(self.config.max_points)))
 
     def _place(self, layers: list[Tensor], cells: Grid) -> Tensor:
         """Bring the layers of an image to the grid of the point features."""
         return stack_layers(layers, (cells[0] * self.config.fineness, cells[1] * self.config.fineness))
+
+    def find_scale(self, found: Sequence[Registered]) -> Scale:
+        """Center the channels and bring each layer to one spread, over cells that hold a point: then a cosine tells patches apart.
+
+        As published, the features are left as they are.
+        """
+        scale = {}
+        for name in MODALITIES:
+            rows = [getattr(one, name)[one.held].float() for one in found]
+            width = rows[0].shape[1]
+            known = tuple((channels, 1.0) for channels in self._images.extractor.widths) if name == "rgb" else self._points.cells.blocks
+            scale[name] = fit_scale(rows, known or ((width, 1.0),))
+            if self.config.reference:
+                scale[name] = torch.zeros(width), torch.ones(width)
+        return scale
 
     def describe(self, sample: Sample) -> Registered:
         """Return the features of a sample.
@@ -125,20 +152,3 @@ class RegisteredSource:
         # The published test takes a feature that happens to sum to 0 for the background.
         held = xyz.features.sum(1) != 0 if self.config.reference else (xyz.features != 0).any(1)
         return Registered(rgb.features, xyz.features, held, xyz.grid)
-
-
-def find_scale(found: Sequence[Registered]) -> Scale:
-    """Center each channel and bring it to unit spread over the cells that hold a point, so that a cosine tells patches apart.
-
-    Raises:
-        DataError: fewer than two such cells.
-    """
-    scale = {}
-    for name in MODALITIES:
-        rows = torch.cat([getattr(one, name)[one.held] for one in found]).float()
-        if len(rows) < 2:
-            raise DataError(f"expected training samples with points in at least 2 cells, got {len(rows)}; check the clouds")
-        spread = rows.std(0, correction=0)
-        # A channel that hardly varies would turn noise into a signal.
-        scale[name] = rows.mean(0), 1 / spread.clamp_min(1e-3 * float(spread.max())).clamp_min(1e-12)
-    return scale
