@@ -10,6 +10,7 @@ import torch
 
 import mm3dad
 from mm3dad.data.synthetic import write_dataset
+from mm3dad.types import Sample
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -26,14 +27,16 @@ WITH_CODE = [page for page in PAGES if blocks_of(page)]
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """An empty folder with what the examples take as given: a demo's data, a user's scans, a batch of points."""
+    """An empty folder with what the examples take as given: a demo's data, a user's scans, a model, a sample, a batch of points."""
     monkeypatch.chdir(tmp_path)
     for root in ("demo/data", "scans"):
         write_dataset(root, categories=["cookie"], size=96, counts=COUNTS)
     Path("scans/cookie").rename("scans/bracket")
     for other in ("scans/manifest.json", "scans/journal.jsonl"):
         Path(other).unlink(missing_ok=True)
-    return {"xyz": torch.rand(2, 2048, 3), "features": torch.rand(2, 5, 2048), "more_good_parts": []}
+    mm3dad.create("duet").fit(mm3dad.open_dataset("synthetic", "demo/data", "cookie", "train")).save("models/cookie")
+    sample = Sample(rgb=torch.rand(3, 224, 224), xyz=torch.rand(3, 224, 224) + 0.1)
+    return {"sample": sample, "xyz": torch.rand(2, 2048, 3), "features": torch.rand(2, 5, 2048)}
 
 
 def make_small(page: Path, code: str) -> str:
