@@ -36,7 +36,7 @@ def workplace(tmp_path, monkeypatch):
         Path(other).unlink(missing_ok=True)
     mm3dad.create("duet").fit(mm3dad.open_dataset("synthetic", "demo/data", "cookie", "train")).save("models/cookie")
     sample = Sample(rgb=torch.rand(3, 224, 224), xyz=torch.rand(3, 224, 224) + 0.1)
-    return {"sample": sample, "xyz": torch.rand(2, 2048, 3), "features": torch.rand(2, 5, 2048)}
+    return {"mm3dad": mm3dad, "sample": sample, "xyz": torch.rand(2, 2048, 3), "features": torch.rand(2, 5, 2048)}
 
 
 def make_small(page: Path, code: str) -> str:
