@@ -20,7 +20,7 @@ import numpy as np
 
 Run = Callable[[], Any]
 SHORTEST = 0.02  # seconds a sample lasts at least: shorter calls are repeated and their mean is taken
-PATIENCE = 30.0  # seconds spent on one side of a row, above which it runs less often than asked
+PATIENCE = 30.0  # seconds spent on one side of a row, above which it runs less often than asked; a longer first run stays the only one
 
 
 class UnavailableError(Exception):
@@ -131,6 +131,9 @@ def measure(row: Row, repeats: int) -> dict[str, Any]:
     for side in sides:
         side.start()
     times = {side.name: min(repeats, max(2, int(PATIENCE / max(side.first, 1e-7)))) for side in sides}
+    for side in sides:
+        if side.first > PATIENCE:
+            side.seconds, times[side.name] = [side.first], 0
     for turn in range(repeats):
         for side in sides:
             if turn < times[side.name]:
@@ -173,7 +176,9 @@ def _measure_growth(growth: Growth, repeats: int) -> dict[str, Any]:
         for size in growth.sizes:
             side = _Side(name, growth.make(name, size))
             side.start()
-            for _ in range(max(1, min(repeats, int(PATIENCE / len(growth.sizes) / max(side.first, 1e-7))))):
+            if side.first > PATIENCE / len(growth.sizes):
+                side.seconds = [side.first]
+            for _ in range(max(len(side.seconds) == 0, min(repeats, int(PATIENCE / len(growth.sizes) / max(side.first, 1e-7))))):
                 side.sample()
             medians.append(side.summary()["median_s"])
         curves[name] = {"median_s": medians, "exponent": fit_exponent(growth.sizes, medians)}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mm3dad.errors import DataError
 from mm3dad.ops import farthest_point_sample, fpfh, iterative_group, nearest_neighbors, row_statistics, three_interpolate
@@ -124,10 +123,10 @@ def measure_relief(centers: Tensor, ranges: Sequence[int] = (64, 256)) -> Tensor
     """
     place = centers.double()
     _, near = nearest_neighbors(place, place, min(max(ranges), len(place)))
+    around = place.T.contiguous().index_select(1, near.flatten()).view(3, *near.shape)
     heights = []
     for count in ranges:
-        table = near[:, :count].contiguous()
-        middle = functional.embedding_bag(table, place, mode="mean")
+        middle, table = around[:, :, :count].mean(2).T, near[:, :count].contiguous()
         heights.append(((place - middle) * _toward_sensor(fit_normals(place, table), middle)).sum(1))
     heights.append(_measure_above_dominant(place, near[:, : min(ranges)]))
     return torch.stack(heights, dim=1).float()

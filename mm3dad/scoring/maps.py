@@ -78,8 +78,8 @@ def _blur(scores: Tensor, sigma: float) -> Tensor:
         length = scores.shape[1]
         padded = functional.pad(_mirror(scores, radius), (0, -length % BLUR_STRETCH))
         stretches = padded.unfold(1, band.shape[1], BLUR_STRETCH)
-        scores = (stretches @ band.T).flatten(1)[:, :length].T
-    return scores.contiguous()
+        scores = (stretches @ band.T).flatten(1)[:, :length].T.contiguous()
+    return scores
 
 
 def blur_5x5(scores: Tensor, pad: str = "replicate") -> Tensor:
