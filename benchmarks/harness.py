@@ -20,7 +20,7 @@ import numpy as np
 
 Run = Callable[[], Any]
 SHORTEST = 0.02  # seconds a sample lasts at least: shorter calls are repeated and their mean is taken
-PATIENCE = 30.0  # seconds spent on one side of a row, above which it runs less often than asked; one run alone beyond it is the only one
+PATIENCE = 30.0  # seconds spent on one side of a row, above which it runs less often than asked; a longer first run stays the only one
 
 
 class UnavailableError(Exception):
@@ -121,7 +121,7 @@ def list_rows() -> dict[str, Callable[[bool], Row]]:
 
 
 def measure(row: Row, repeats: int) -> dict[str, Any]:
-    """Measure a row: all sides take turns, `repeats` times, a slow one less often, a very slow one (`PATIENCE`) just once.
+    """Measure a row: all sides take turns, `repeats` times, a slow one less often (twice at least where `repeats` allows).
 
     Returns:
         What the page shows, in plain values.
@@ -130,9 +130,8 @@ def measure(row: Row, repeats: int) -> dict[str, Any]:
     sides = [ours, *(_Side(peer.name, peer.run) for peer in row.peers)]
     for side in sides:
         side.start()
-    times = {}
+    times = {side.name: min(repeats, max(2, int(PATIENCE / max(side.first, 1e-7)))) for side in sides}
     for side in sides:
-        times[side.name] = min(repeats, max(2, int(PATIENCE / max(side.first, 1e-7))))
         if side.first > PATIENCE:
             side.seconds, times[side.name] = [side.first], 0
     for turn in range(repeats):
@@ -177,7 +176,9 @@ def _measure_growth(growth: Growth, repeats: int) -> dict[str, Any]:
         for size in growth.sizes:
             side = _Side(name, growth.make(name, size))
             side.start()
-            for _ in range(max(1, min(repeats, int(PATIENCE / len(growth.sizes) / max(side.first, 1e-7))))):
+            if side.first > PATIENCE / len(growth.sizes):
+                side.seconds = [side.first]
+            for _ in range(max(len(side.seconds) == 0, min(repeats, int(PATIENCE / len(growth.sizes) / max(side.first, 1e-7))))):
                 side.sample()
             medians.append(side.summary()["median_s"])
         curves[name] = {"median_s": medians, "exponent": fit_exponent(growth.sizes, medians)}

@@ -1,4 +1,4 @@
-"""The page of the benchmark, made of nothing but results.json."""
+"""The page of the benchmark, made of nothing but benchmarks.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.plots import draw_growth, draw_ratios
 from mm3dad import files
 
 HEAD = """# Benchmarks
-Written by `make bench` (`python -m benchmarks`); the numbers are those of `results.json`, do not edit them here.
+Written by `make bench` (`python -m benchmarks`); the numbers are those of `benchmarks.json`, do not edit them here.
 
 Both sides of a row get the same inputs and run in turn in one process. Times are medians, with the quartiles in brackets; the ratio is
 that of the medians, peer over mm3dad, so that above 1 we are faster. *Differ* is the largest difference of the two results and what is
@@ -23,7 +23,7 @@ row says so.
 def write_page(found: dict[str, Any], page: Path) -> None:
     """Write the page and its plots into a folder beside it."""
     plots = page.with_suffix("")
-    measured = {name: row for name, row in found["rows"].items() if "unavailable" not in row}
+    measured = {name: row for name, row in found["rows"].items() if "ours" in row}
     lines = [HEAD, *_machine(found), ""]
     bars = [
         {"label": f"{name} / {peer}", "ratio": side["ratio"], "reach": side["reach"]}
@@ -38,6 +38,8 @@ def write_page(found: dict[str, Any], page: Path) -> None:
         lines += [*_row(name, row, plots), ""]
     if absent := {name: row["unavailable"] for name, row in found["rows"].items() if "unavailable" in row}:
         lines += ["## Not measured", *(f"- {name}: {reason}" for name, reason in absent.items()), ""]
+    if failed := {name: row["failed"] for name, row in found["rows"].items() if "failed" in row}:
+        lines += ["## Failed", *(f"- {name}: {reason}" for name, reason in failed.items()), ""]
     files.write_text(page, "\n".join(lines).rstrip() + "\n")
 
 
@@ -66,7 +68,7 @@ def _overview(rows: dict[str, Any]) -> Iterator[str]:
 
 def _row(name: str, row: dict[str, Any], plots: Path) -> Iterator[str]:
     yield f"## {name}"
-    yield f"{row['work']}. Inputs: {row['inputs']}. {row['threads']} threads, commit {row['commit']}, {row['date']}."
+    yield f"{row['work']}. Inputs: {row['inputs']}. {row['threads']} threads, commit {row['commit']}, {row['date']}{_load(row)}."
     yield ""
     yield "| side | time | runs | memory | ratio | differ (allowed) | source |"
     yield "|---|---|---|---|---|---|---|"
@@ -78,12 +80,16 @@ def _row(name: str, row: dict[str, Any], plots: Path) -> Iterator[str]:
         yield f"\n- {fact}: {f'{value:.4g}' if isinstance(value, float) else value}"
     if "growth" in row:
         growth = row["growth"]
-        file = plots / f"{name}.svg"
+        file = plots / f"{name.replace(' ', '_').replace('(', '').replace(')', '')}.svg"
         curves = {side: curve["median_s"] for side, curve in growth["curves"].items()}
         files.write_text(file, draw_growth(growth["sizes"], curves, growth["unit"]))
         powers = ", ".join(f"{side} {curve['exponent']:.2f}" for side, curve in growth["curves"].items())
         yield f"\nTime grows as size to the power: {powers} (size = {growth['unit']})."
         yield f"\n![{name}: time over size]({plots.name}/{file.name})"
+
+
+def _load(row: dict[str, Any]) -> str:
+    return "" if row.get("load") is None else f", load of the machine at its start {row['load']:.1f}"
 
 
 def _seconds(value: float) -> str:

@@ -26,7 +26,7 @@ def make_cloud(side: int, seed: int = 0) -> Tensor:
 
 def make_fpfh(quick: bool) -> Row:
     """Normals (30 neighbours) and FPFH (100), the whole of an organised cloud."""
-    open3d = _need("open3d")
+    open3d = need("open3d")
     side = 40 if quick else 224
     points = make_cloud(side)
 
@@ -67,7 +67,8 @@ def make_group(threshold: float, quick: bool) -> Row:
     source = "MuSc-V2's grouping, re-implemented from the sheet, "
     return Row(
         work="iterative point grouping (128 points a group, first 80, pool of 256)",
-        inputs=f"{len(points)} points, {count} centres, curved from {threshold}; difference: share of groups that are not the same",
+        inputs=f"{len(points)} points, {count} centres, curved from {threshold}; difference: share of groups that are not the same. "
+        "The published code itself was measured at 13.4 s where 300 x was set; its steps as written here are faster",
         ours=partial(iterative_group, points, center, curvature_threshold=threshold),
         peers=[
             Peer("as written", written, source + "loops as published", differ, 0.01, reach=300),
@@ -78,7 +79,7 @@ def make_group(threshold: float, quick: bool) -> Row:
 
 def make_farthest(side: int, count: int, quick: bool) -> Row:
     """Farthest points of one cloud; both peers start at row 0 as ours does."""
-    open3d, fpsample = _need("open3d"), _need("fpsample")
+    open3d, fpsample = need("open3d"), need("fpsample")
     points = make_cloud(30 if quick else side)
     count = min(count, len(points) // 4)
     plain = points.numpy()
@@ -146,7 +147,8 @@ def make_interpolation(quick: bool) -> Row:
     )
 
 
-def _need(name: str) -> Any:
+def need(name: str) -> Any:
+    """Return a package of the index, or say that it is missing."""
     try:
         return __import__(name)
     except ImportError as error:

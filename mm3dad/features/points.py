@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mm3dad.errors import DataError
 from mm3dad.ops import farthest_point_sample, fpfh, iterative_group, nearest_neighbors, row_statistics, three_interpolate
+from mm3dad.ops.normals import fit_normals
 
 if TYPE_CHECKING:
     from mm3dad.nets.point_transformer import PointTransformer
@@ -122,10 +123,11 @@ def measure_relief(centers: Tensor, ranges: Sequence[int] = (64, 256)) -> Tensor
     """
     place = centers.double()
     _, near = nearest_neighbors(place, place, min(max(ranges), len(place)))
+    around = place.T.contiguous().index_select(1, near.flatten()).view(3, *near.shape)
     heights = []
     for count in ranges:
-        middle, normal = _fit_planes(place[near[:, :count]])
-        heights.append(((place - middle) * normal).sum(1))
+        middle, table = around[:, :, :count].mean(2).T, near[:, :count].contiguous()
+        heights.append(((place - middle) * _toward_sensor(fit_normals(place, table), middle)).sum(1))
     heights.append(_measure_above_dominant(place, near[:, : min(ranges)]))
     return torch.stack(heights, dim=1).float()
 
@@ -139,8 +141,10 @@ def _measure_above_dominant(place: Tensor, near: Tensor, starts: int = 128, roun
     """
     first = torch.linspace(0, len(place) - 1, min(starts, len(place)), device=place.device).long()
     middle, normal = _fit_planes(place[near[first]])
-    height = ((place - middle[:, None]) * normal[:, None]).sum(2)
-    extent = (place - place.mean(0)).norm(dim=1).max()
+    # Centred, so that the products cancel no digits.
+    center = place.mean(0)
+    height = normal @ (place - center).T - (normal * (middle - center)).sum(1, keepdim=True)
+    extent = (place - center).norm(dim=1).max()
     unit = height.abs().quantile(0.3, dim=1).min().clamp_min(1e-6 * extent + torch.finfo(place.dtype).tiny)
     height = height[(1 / (1 + (height / unit) ** 2)).sum(1).argmax()]
     for _ in range(rounds):

@@ -23,18 +23,19 @@ def nearest_in_sample(queries: Tensor, rows: Tensor, allowed: Tensor | None = No
     Returns:
         distances (P,) float32, infinite where nothing is allowed; indices (P,) int64.
     """
-    best = queries.new_full((len(queries),), torch.inf)
-    index = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
     for first in range(0, len(rows), ROW_BLOCK):
         block = rows[first : first + ROW_BLOCK]
         product = torch.addmm(block.square().sum(1), queries, block.T, alpha=-2)
         if allowed is not None:
             product.masked_fill_(~allowed[:, first : first + ROW_BLOCK], torch.inf)
         value, where = _smallest(product)
+        if first == 0:
+            best, index = value, where
+            continue
         better = value < best
         best, index = torch.where(better, value, best), torch.where(better, where + first, index)
-    distances = (queries - rows[index]).square().sum(1).sqrt()
-    return distances.masked_fill(best.isinf(), torch.inf), index
+    distances = torch.linalg.vector_norm(queries - rows.index_select(0, index), dim=1)
+    return distances if allowed is None else distances.masked_fill(best.isinf(), torch.inf), index
 
 
 def _smallest(values: Tensor) -> tuple[Tensor, Tensor]:
