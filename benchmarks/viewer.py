@@ -74,10 +74,8 @@ def draw_browser_view(browser: Chromium, root: Path, model: Path, out: Path) -> 
         point = side.points[int(np.abs(side.pixel - (row * side.layers.scene.size[1] + column)).argmin())]
         view.click(tuple(point + np.array([0, 0, 3.0])), (0.0, 0.0, -1.0))
         browser.wait("[...document.querySelectorAll('img')].some((picture) => picture.naturalHeight > 500)")
-        time.sleep(8)  # a cloud fades in, slowly where no graphics card helps
         browser.run("[...document.querySelectorAll('button')].find((one) => one.closest('[class*=Notification]'))?.click()")
-        time.sleep(2)
-        keep(browser.screenshot(), out / "viewer-browser.jpg")
+        keep(browser.settle(), out / "viewer-browser.jpg")
     finally:
         view.stop()
 
