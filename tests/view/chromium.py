@@ -118,7 +118,7 @@ class Chromium:
         while time.monotonic() < end:
             time.sleep(0.5)
             now = self.screenshot()
-            if differ(last, now) < 1e-4 and now[100:, :700].min() < 90:
+            if differ(last, now) < 1e-4 and now[200:, :700].min() < 90:
                 return now
             last = now
         raise AssertionError("the picture never came to rest")
