@@ -1,6 +1,6 @@
 # Everything starts here: `make demo` and `make test` set up what they need.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench synthetic results reproduce figures clean
+.PHONY: help setup demo test lint bench docs synthetic results reproduce figures clean
 
 BIN := .venv/bin
 STAMP := .venv/.set-up
@@ -24,6 +24,7 @@ help:
 	@echo 'make reproduce  MVTEC=DIR EYECANDIES=DIR: the published protocol on the real data sets (BACKBONE=default: embedded weights)'
 	@echo 'make figures    draw the pictures of docs/methods'
 	@echo 'make bench      measure speed beside public peers, write docs/benchmarks.md (BENCH_ARGS="--rows aupro" for some rows)'
+	@echo 'make docs       build the documentation with the reference into site/'
 	@echo 'make setup      create .venv with all libraries and the mm3dad command; demo and test do it themselves'
 	@echo 'make clean      remove $(OUT)/ and caches; .venv stays'
 
@@ -47,10 +48,18 @@ lint: $(STAMP)
 test: lint
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
 
-# The peers are no dependencies: they come here, and only here.
+# The peers are no dependencies: they come here, and only here. By name and not as '.[bench]', since the package itself is built without
+# build isolation and some peers need theirs.
 bench: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]' --no-build-isolation
+	@$(BIN)/python scripts/list_extra.py bench > .venv/bench.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r .venv/bench.txt
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+docs: $(STAMP)
+	@$(BIN)/python scripts/list_extra.py docs > .venv/docs.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r .venv/docs.txt
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo 'pages: site/index.html'
 
 # Makes the synthetic parts, or completes them.
 synthetic: $(STAMP)
@@ -68,5 +77,5 @@ figures: synthetic
 	@$(BIN)/python -m benchmarks.figures --root $(SYNTHETIC)
 
 clean:
-	@rm -rf $(OUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(OUT) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find mm3dad tests -name __pycache__ -prune -exec rm -rf {} +

@@ -32,14 +32,19 @@ EXTRAS = {
     "clip": ["open_clip_torch>=3.0"],
     "diffusion": ["diffusers>=0.35"],
     "scale": ["ray>=2.49"],
+    "tensorboard": ["tensorboard>=2.17"],
     "view": ["viser>=1.1"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     "bench": ["anomalib>=2.7", "fpsample>=1.0"],  # what benchmarks/ measures against
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
     "dev": [
         "hypothesis>=6.100",
         "import-linter>=2.16",
+        "ipykernel>=6.29",  # the notebooks are run as tests
         "mypy>=1.15",
+        "nbclient>=0.10",
+        "nbformat>=5.10",
         "open_clip_torch>=3.0",  # the tests of CLIP run its code, with small random weights
         "pytest>=8.3",
         "pytest-xdist>=3.6",

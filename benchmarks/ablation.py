@@ -17,11 +17,11 @@ from mm3dad.run.evaluate import evaluate
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "duet (defaults)": {},
-    "grouping off": {"grouping": False},
+    "grouping on": {"grouping": True},
     "aggregation of patches off": {"aggregate": False},
     "aggregation of groups on": {"aggregate_points": True},
-    "global bank off": {"global_bank": False},
-    "enhancement on": {"enhance": True},
+    "search by the global bank": {"global_bank": True},
+    "the same and enhancement": {"global_bank": True, "enhance": True},
     "re-scoring on": {"rescore": True},
     "scale off": {"scale": False},
     "local scale off": {"local_scale": 0.0},

@@ -20,7 +20,7 @@ import numpy as np
 
 Run = Callable[[], Any]
 SHORTEST = 0.02  # seconds a sample lasts at least: shorter calls are repeated and their mean is taken
-PATIENCE = 30.0  # seconds spent on one side of a row, above which it runs less often than asked
+PATIENCE = 30.0  # seconds spent on one side of a row, above which it runs less often than asked; one run alone beyond it is the only one
 
 
 class UnavailableError(Exception):
@@ -121,7 +121,7 @@ def list_rows() -> dict[str, Callable[[bool], Row]]:
 
 
 def measure(row: Row, repeats: int) -> dict[str, Any]:
-    """Measure a row: all sides take turns, `repeats` times, a slow one less often (twice at least where `repeats` allows).
+    """Measure a row: all sides take turns, `repeats` times, a slow one less often, a very slow one (`PATIENCE`) just once.
 
     Returns:
         What the page shows, in plain values.
@@ -130,7 +130,11 @@ def measure(row: Row, repeats: int) -> dict[str, Any]:
     sides = [ours, *(_Side(peer.name, peer.run) for peer in row.peers)]
     for side in sides:
         side.start()
-    times = {side.name: min(repeats, max(2, int(PATIENCE / max(side.first, 1e-7)))) for side in sides}
+    times = {}
+    for side in sides:
+        times[side.name] = min(repeats, max(2, int(PATIENCE / max(side.first, 1e-7))))
+        if side.first > PATIENCE:
+            side.seconds, times[side.name] = [side.first], 0
     for turn in range(repeats):
         for side in sides:
             if turn < times[side.name]:

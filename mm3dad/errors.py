@@ -36,6 +36,12 @@ class MissingPackageError(Mm3dadError, ImportError):
     """An optional library is not installed."""
 
 
+class TrainingError(Mm3dadError, RuntimeError):
+    """Training went astray (a loss that is not finite, or grows); what was learned before is kept."""
+
+    exit_status = 1
+
+
 class StorageError(Mm3dadError, OSError):
     """A result could not be written (disk full, no permission)."""
 

@@ -173,3 +173,58 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path} is not a readable safetensors file ({error}); save it again") from error
+
+
+def write_sealed(path: str | Path, content: dict[str, Any], tensors: dict[str, Tensor], stem: str = "tensors") -> Path:
+    """Write tensors, then JSON that seals them under its key "tensors"; an interrupted write leaves the older pair whole.
+
+    Args:
+        path: of the JSON; the tensors lie beside it, as `stem` and a part of their sha256.
+        content: plain values.
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    staging = path.with_name(f"{stem}.new.safetensors")
+    digest = write_tensors(staging, tensors)
+    final = path.with_name(f"{stem}-{digest[:16]}.safetensors")
+    is_known = final.exists()
+    staging.replace(final)
+    try:
+        write_json(path, {**content, "tensors": {"file": final.name, "sha256": digest}})
+    except StorageError:
+        if not is_known:
+            final.unlink(missing_ok=True)
+        raise
+    for stale in path.parent.glob(f"{stem}-*.safetensors"):
+        if stale != final:
+            stale.unlink()
+    return path
+
+
+def read_sealed(path: str | Path, seal: dict[str, Any]) -> dict[str, Tensor]:
+    """Read the tensors that belong to a JSON written by `write_sealed`.
+
+    Args:
+        path: of the JSON.
+        seal: what it holds under "tensors".
+    Raises:
+        ModelError: missing, damaged or exchanged.
+    """
+    try:
+        name, digest = Path(seal["file"]).name, str(seal["sha256"])
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{path} is damaged or foreign ({error}); write it again") from error
+    return read_tensors(Path(path).with_name(name), digest)
+
+
+def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (old, new) of what differs; a nested name is written config.backbone."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found.update({f"{name}.{key}": value for key, value in find_differences(before, after).items()})
+        elif before != after:
+            found[name] = (before, after)
+    return found

@@ -53,9 +53,11 @@ METHODS = Registry(
     "method",
     {
         "btf": "mm3dad.methods.btf:BTF",
+        "cfm": "mm3dad.methods.cfm:CFM",
         "cif": "mm3dad.methods.cif:Cif",
         "duet": "mm3dad.methods.duet:Duet",
         "m3dm": "mm3dad.methods.m3dm:M3DM",
+        "mentor3ad": "mm3dad.methods.mentor3ad:Mentor3AD",
         "mrad": "mm3dad.methods.mrad:Mrad",
         "patchcore": "mm3dad.methods.patchcore:PatchCore",
         "muscv2": "mm3dad.methods.muscv2:MuScV2",
@@ -71,4 +73,11 @@ DATASETS = Registry(
         "synthetic": "mm3dad.data.mvtec3d:Synthetic",
     },
 )
-SYNTHESIZERS = Registry("synthesizer", {})
+SYNTHESIZERS = Registry(
+    "synthesizer",
+    {
+        "cutpaste": "mm3dad.synthesis.synthesizers:CutPaste",
+        "dual": "mm3dad.synthesis.synthesizers:DualModal",
+        "stretch": "mm3dad.synthesis.synthesizers:Stretch",
+    },
+)

@@ -151,6 +151,8 @@ class Prediction:
         is_anomaly: score > threshold, None without a threshold.
         calibrated: the score is on the scale of held-out normal samples.
         meta: the sample's.
+        pixel_threshold: map value above which a pixel counts as defective, where `mm3dad calibrate` chose one.
+        p_value: share of normal parts that score as high or higher, at most, where the model was calibrated.
     """
 
     score: float
@@ -160,3 +162,5 @@ class Prediction:
     is_anomaly: bool | None = None
     calibrated: bool = False
     meta: Meta = field(default_factory=Meta)
+    pixel_threshold: float | None = None
+    p_value: float | None = None

@@ -85,6 +85,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, such as 0.01, got {text!r}")
+    return value
+
+
 def build_parser() -> Parser:
     """Return the parser; `verb` of its result names the function in `verbs`."""
     parser = Parser(
@@ -152,6 +162,7 @@ def build_parser() -> Parser:
     fit.add_argument("--out", metavar="FOLDER", required=True, help="folder of the model; several categories get a folder each in it")
     fit.add_argument("--shots", metavar="K", type=_shots, help="fit on K good parts per category (default: full)")
     fit.add_argument("--seed", metavar="S", type=_seed, default=0, help="seed of the detector and of the choice of shots (default: 0)")
+    fit.add_argument("--tensorboard", action="store_true", help="write curves of a method that trains to FOLDER/tensorboard")
 
     predict = add(
         "predict",
@@ -162,6 +173,30 @@ def build_parser() -> Parser:
     predict.add_argument("folder", metavar="FOLDER", help="a saved model")
     predict.add_argument("inputs", metavar="INPUT", nargs="+", help="file or folder; a file in a dataset tree names the whole sample")
     predict.add_argument("--out", metavar="DIR", help="keep predictions.json, maps/ and heatmaps/ here")
+
+    calibrate = add(
+        "calibrate",
+        "choose the threshold of a saved model on parts it was not fitted on",
+        "  mm3dad calibrate models/cookie --dataset synthetic --root data/synthetic --category cookie --false-alarms 0.05\n"
+        "  mm3dad calibrate models/part --dataset folder --root good_parts --category part --false-alarms 0.01 --pixel-area 0.001\n"
+        "  mm3dad calibrate models/part --dataset folder --root labelled --category part --f1",
+        "where the result goes",
+    )
+    calibrate.add_argument("folder", metavar="FOLDER", help="a saved model; the threshold is kept in it")
+    calibrate.add_argument("--dataset", metavar="NAME", required=True, help="mvtec3d, eyecandies, folder or synthetic")
+    calibrate.add_argument("--root", metavar="DIR", required=True, help="folder of the data set")
+    calibrate.add_argument("--category", metavar="C", action="append", required=True, help="what the model is for; repeatable")
+    calibrate.add_argument(
+        "--split",
+        choices=("validation", "test"),
+        default="validation",
+        help="parts to use; test flatters figures on it (default: validation)",
+    )
+    rule = calibrate.add_mutually_exclusive_group(required=True)
+    rule.add_argument("--false-alarms", metavar="RATE", type=_share, help="rate of false alarms on good parts, e.g. 0.01")
+    rule.add_argument("--f1", action="store_true", help="best F1 instead, where the split has labelled defects")
+    calibrate.add_argument("--pixel-area", metavar="AREA", type=_share, help="also a pixel threshold: mean share of a good part above it")
+    _add_set(calibrate, "an option of the data set")
 
     evaluate = add(
         "evaluate",
@@ -205,6 +240,22 @@ def build_parser() -> Parser:
     view.add_argument("--compare", metavar="PATH", help="--serve and --window: other results of the same samples, or another model, beside")
     view.add_argument("--sample", metavar="ID", help='which sample, e.g. "test/hole/003" (default: the highest score)')
 
+    synthesize = add(
+        "synthesize",
+        "make defects on good parts and write them as a data set, with a contact sheet",
+        "  mm3dad synthesize dual --dataset synthetic --root data/synthetic --category cookie --out data/dual\n"
+        "  mm3dad evaluate duet --dataset mvtec3d --root data/dual",
+        "where the summary goes",
+    )
+    synthesize.add_argument("name", metavar="NAME", help="name of a synthesizer; `mm3dad list synthesizers` names them")
+    _add_tree(synthesize)
+    synthesize.add_argument("--category", metavar="C", action="append", help="repeatable (default: every category)")
+    synthesize.add_argument("--out", metavar="DIR", required=True, help="new folder, or the one of an interrupted call")
+    synthesize.add_argument("--count", metavar="N", type=_positive, default=20, help="defects per category (default: 20)")
+    synthesize.add_argument("--seed", metavar="S", type=_seed, default=0, help="seed of the defects (default: 0)")
+    synthesize.add_argument("--workers", metavar="N", type=_positive, help="processes (default: one per core)")
+    _add_set(synthesize, "an option of the synthesizer or the data set, e.g. height=0.003")
+
     listing = add("list", "list what there is to choose from", "  mm3dad list methods", "where the list goes")
     kinds = ("methods", "synthesizers", "datasets", "weights")
     listing.add_argument("kind", metavar="KIND", nargs="?", choices=kinds, help=f"{', '.join(kinds[:-1])} or {kinds[-1]} (default: all)")
@@ -213,8 +264,7 @@ def build_parser() -> Parser:
 
 def _add_data(verb: Parser) -> None:
     verb.add_argument("method", metavar="METHOD", help="name of a method; `mm3dad list methods` names them")
-    verb.add_argument("--dataset", metavar="NAME", required=True, help="mvtec3d, eyecandies, folder or synthetic")
-    verb.add_argument("--root", metavar="DIR", required=True, help="folder of the data set")
+    _add_tree(verb)
     verb.add_argument("--category", metavar="C", action="append", help="repeatable (default: every category, one model each)")
     verb.add_argument("--multiclass", action="store_true", help="one model for all categories")
     verb.add_argument(
@@ -224,6 +274,11 @@ def _add_data(verb: Parser) -> None:
     )
     verb.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     _add_set(verb, "an option of the method or the data set, e.g. modalities=rgb")
+
+
+def _add_tree(verb: Parser) -> None:
+    verb.add_argument("--dataset", metavar="NAME", required=True, help="mvtec3d, eyecandies, folder or synthetic")
+    verb.add_argument("--root", metavar="DIR", required=True, help="folder of the data set")
 
 
 def _add_set(verb: Parser, text: str) -> None:

@@ -112,6 +112,27 @@ def _value(value: Any) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
+def describe_point(result: dict[str, Any]) -> list[str]:
+    """Return what `run.calibrate` chose and what it promises, as lines."""
+    low, high = result["interval"]
+    lines = [f"threshold {result['threshold']:.4g}, from {result['normals']} good parts of {result['split']}"]
+    if result["rule"] == "f1":
+        lines.append(f"best F1: finds {result['recall']:.1%} of the defective parts, {result['false_alarms']:.1%} false alarms")
+        lines.append(f"  on the parts that chose it; 95 % interval of the false alarms: {low:.2%} to {high:.2%}")
+    else:
+        average = f"false alarms: {result['false_alarms']:.2%} of good parts on average"
+        lines.append(f"{average}; with this threshold {low:.2%} to {high:.2%} (95 % interval)")
+        asked, sure = result["asked"]["false_alarms"], result["normals_needed_confident"]
+        lines.append(f"  {asked:.2%} takes {result['normals_needed']} good parts on average, {sure} to be 95 % sure")
+    if result["pixel_threshold"] is not None:
+        ends = result["pixel_interval"]
+        interval = f"; 95 % interval: {ends[0]:.3%} to {ends[1]:.3%}" if ends else ""
+        lines.append(f"pixel threshold {result['pixel_threshold']:.4g}: {result['pixel_area']:.3%} of a good part is above it{interval}")
+    if result["split"] == "test":
+        lines.append("chosen on the test split: figures of this model on it flatter from now on")
+    return [*lines, f"kept in {result['folder']}"]
+
+
 def print_catalog(kind: str, rows: Sequence[dict[str, Any]]) -> None:
     """Print one of the lists of `run.catalog`."""
     if not rows:

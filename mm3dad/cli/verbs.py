@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mm3dad import files
-from mm3dad.cli.terminal import complain, print_catalog, print_results, say
+from mm3dad.cli.terminal import complain, describe_point, print_catalog, print_results, say
 from mm3dad.errors import ConfigError
 
 
@@ -104,6 +104,7 @@ def fit(arguments: Namespace) -> int:
         multiclass=arguments.multiclass,
         device=arguments.device,
         auxiliary=arguments.auxiliary,
+        tensorboard=arguments.tensorboard,
     )
     _write_json(arguments, rows)
     for row in rows:
@@ -120,7 +121,8 @@ def predict(arguments: Namespace) -> int:
     def show(sample: Any, prediction: Any, row: dict[str, Any]) -> None:
         verdict = {True: "defective", False: "good", None: "no threshold"}[row["is_anomaly"]]
         threshold = "" if row["threshold"] is None else f" (threshold {row['threshold']:.4g})"
-        say(f"{row['id']}: score {row['score']:.4g}{threshold}: {verdict}{'' if row['calibrated'] else ', not calibrated'}")
+        chance = "" if row["p_value"] is None else f", p {row['p_value']:.3g}"
+        say(f"{row['id']}: score {row['score']:.4g}{threshold}{chance}: {verdict}{'' if row['calibrated'] else ', not calibrated'}")
         if arguments.out is not None:
             picture = panel(sample, prediction)
             path = Path(arguments.out) / "heatmaps" / f"{file_stem(row['id'])}.png"
@@ -133,6 +135,25 @@ def predict(arguments: Namespace) -> int:
         for path, reason in result.failures:
             complain(f"{path} was not scored: {reason}")
         return complain(f"{len(result.failures)} inputs were not scored, {len(result.rows)} were; mend or leave out those named above", 2)
+    return 0
+
+
+def calibrate(arguments: Namespace) -> int:
+    """`mm3dad calibrate`."""
+    from mm3dad.run.calibrate import calibrate_model
+
+    result = calibrate_model(
+        arguments.folder,
+        arguments.dataset,
+        arguments.root,
+        categories=arguments.category,
+        split=arguments.split,
+        false_alarms=arguments.false_alarms,
+        pixel_area=arguments.pixel_area,
+        options=_options(arguments),
+    )
+    _write_json(arguments, result)
+    say(*describe_point(result))
     return 0
 
 
@@ -212,6 +233,30 @@ def _view_live(arguments: Namespace) -> int:
     return 0
 
 
+def synthesize(arguments: Namespace) -> int:
+    """`mm3dad synthesize`."""
+    from mm3dad.run.synthesize import synthesize as make_defects
+    from mm3dad.view import write_sheet
+
+    result = make_defects(
+        arguments.name,
+        arguments.dataset,
+        arguments.root,
+        arguments.out,
+        categories=arguments.category,
+        count=arguments.count,
+        seed=arguments.seed,
+        options=_options(arguments),
+        workers=arguments.workers,
+    )
+    out = Path(arguments.out)
+    sheets = [write_sheet(out, name, result["folder"], out / f"{name}-{arguments.name}.png") for name in result["categories"]]
+    _write_json(arguments, result | {"sheets": [str(sheet) for sheet in sheets]})
+    say(f"{out}: {result['samples']} samples, {result['done']} written now in {result['seconds']} s")
+    say(*(f"contact sheet: {sheet}" for sheet in sheets))
+    return 0
+
+
 def list_names(arguments: Namespace) -> int:
     """`mm3dad list`."""
     from mm3dad.run.catalog import CATALOG
@@ -261,8 +306,10 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "doctor": doctor,
     "fit": fit,
     "predict": predict,
+    "calibrate": calibrate,
     "evaluate": evaluate,
     "report": report,
     "view": view,
+    "synthesize": synthesize,
     "list": list_names,
 }

@@ -12,8 +12,11 @@ from typing import Any, ClassVar
 
 import mm3dad
 from mm3dad import files
-from mm3dad.errors import ConfigError, DataError, ModelError, StorageError, nearest_name
+from mm3dad.errors import ConfigError, DataError, ModelError, nearest_name
+from mm3dad.methods._judged import keep_point
+from mm3dad.nets.task import TrainingRun
 from mm3dad.registry import METHODS
+from mm3dad.scoring import OperatingPoint
 from mm3dad.types import Prediction, Sample
 
 if typing.TYPE_CHECKING:
@@ -93,6 +96,7 @@ class Detector(ABC):
 
     `Config` is a frozen dataclass; each field carries its help line in `field(metadata={"help": ...})`.
     Raw scores are >= 0 and higher is worse. `fit` and `predict` neither print nor write files.
+    `operating_point` (of `mm3dad calibrate`) overrules the method's own threshold in every prediction, until the next fit.
 
     Raises:
         ConfigError: unknown option or value out of range.
@@ -105,6 +109,12 @@ class Detector(ABC):
     def __init__(self, **options: Any) -> None:
         self.config = resolve_config(self.Config, options)
         self.is_fitted = False
+        self.operating_point: OperatingPoint | None = None
+        self.training = TrainingRun()  # where a training leaves checkpoints and curves; run/ sets it before `fit`
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        keep_point(cls)
 
     @abstractmethod
     def fit(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Detector:
@@ -179,30 +189,16 @@ class Detector(ABC):
         self._require_fit()
         folder = Path(folder)
         tensors, values = self._state()
-        # The tensors carry their hash in their name, so an interrupted save leaves the old pair intact.
-        staging = folder / "tensors.new.safetensors"
-        digest = files.write_tensors(staging, tensors)
-        final = folder / f"tensors-{digest[:16]}.safetensors"
-        is_known = final.exists()
         model = {
             "format": FORMAT,
             "mm3dad": mm3dad.__version__,
             "method": self.name,
             "config": dataclasses.asdict(self.config),
             "weights": self.weights,
-            "tensors": {"file": final.name, "sha256": digest},
             "values": values,
+            "operating_point": None if self.operating_point is None else self.operating_point.to_dict(),
         }
-        try:
-            staging.replace(final)
-            files.write_json(folder / "model.json", model)
-        except StorageError:
-            if not is_known:
-                final.unlink(missing_ok=True)
-            raise
-        for stale in folder.glob("tensors-*.safetensors"):
-            if stale != final:
-                stale.unlink()
+        files.write_sealed(folder / "model.json", model, tensors)
         return folder
 
     @classmethod
@@ -226,9 +222,9 @@ def load_detector(folder: str | Path) -> Detector:
     try:
         model = files.read_json(folder / "model.json")
         version, method = model["format"], model["method"]
-        options, tensors, values = model["config"], model["tensors"], model["values"]
-        file, digest = Path(tensors["file"]).name, str(tensors["sha256"])
-    except (DataError, KeyError, TypeError) as error:
+        options, seal, values = model["config"], model["tensors"], model["values"]
+        point = model.get("operating_point")
+    except (DataError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder / 'model.json'} is damaged or foreign ({error}); fit and save the model again") from error
     if version != FORMAT:
         raise ModelError(f"{folder} has format {version}, this version reads {FORMAT}; use the mm3dad that wrote it, or fit again")
@@ -239,10 +235,11 @@ def load_detector(folder: str | Path) -> Detector:
     except (ConfigError, TypeError) as error:
         raise ModelError(f"{folder} has a configuration this version does not know ({error}); fit again") from error
     try:
-        detector._restore(files.read_tensors(folder / file, digest), values)
+        detector._restore(files.read_sealed(folder / "model.json", seal), values)
     except (ConfigError, DataError, ModelError):
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ModelError(f"{folder} lacks a part of a {method} model ({error}); fit and save it again") from error
     detector.is_fitted = True
+    detector.operating_point = None if point is None else OperatingPoint.from_dict(point)
     return detector

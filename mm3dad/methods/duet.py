@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mm3dad.errors import DataError
+from mm3dad.errors import ConfigError, DataError
 from mm3dad.features.branches import Patches, augment
 from mm3dad.fusion.crossmodal import enhance
 from mm3dad.fusion.late import combine
@@ -61,11 +61,11 @@ class Config:
     max_points: int = option(20000, "most points of a cloud, on a regular sub-grid")
     centers: int = option(1024, "point groups per cloud")
     group_size: int = option(128, "points per group")
-    grouping: bool = option(True, "iterative point grouping; off: nearest neighbours")
+    grouping: bool = option(False, "iterative point grouping, which follows curved surfaces; off: nearest neighbours")
     aggregate: bool = option(True, "similarity-weighted aggregation of image patches")
     aggregate_points: bool = option(False, "similarity-weighted aggregation of point groups along the surface")
     coreset: float = option(0.05, "share of the rows in the local bank's coreset")
-    global_bank: bool = option(True, "search the rows of the most similar normal samples; off: the coreset of all")
+    global_bank: bool = option(False, "search the rows of the most similar normal samples; off: the coreset of all")
     neighbors: int = option(30, "similar normal samples (K)")
     window: int | None = option(None, "search only within this many cells of the same place, for aligned parts; none: everywhere")
     search: Literal["torch", "faiss"] = option("torch", "library that searches the coreset; the results are the same")
@@ -87,6 +87,8 @@ class Config:
         check_modalities(self.modalities)
         check_ranges(self, RANGES)
         check_window(self.window)
+        if self.window is not None and not self.global_bank:
+            raise ConfigError("option window restricts the rows of similar samples, so it needs global_bank=true; set both, or neither")
 
 
 class Duet(Detector):

@@ -54,7 +54,7 @@ class Run:
         Raises:
             ConfigError: what differs, both sides.
         """
-        differing = find_differences(kept["identity"], json.loads(json.dumps(self.identity, default=str)))
+        differing = files.find_differences(kept["identity"], json.loads(json.dumps(self.identity, default=str)))
         if rescore:
             differing.pop("mm3dad", None)
         if differing:
@@ -96,18 +96,6 @@ class Run:
             "metrics": kept["metrics"],
             "folder": f"runs/{self.folder.name}",
         }
-
-
-def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return name -> (old, new) of what differs; a nested name is written config.backbone."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found.update({f"{name}.{key}": value for key, value in find_differences(before, after).items()})
-        elif before != after:
-            found[name] = (before, after)
-    return found
 
 
 def _shorten(value: Any) -> str:

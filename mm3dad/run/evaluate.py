@@ -13,6 +13,7 @@ import torch
 import mm3dad
 from mm3dad import files
 from mm3dad.errors import ConfigError, DataError, ModelError
+from mm3dad.nets.training import remove_checkpoints
 from mm3dad.run._arguments import list_versions, make_detector, require_writable, require_writable_file
 from mm3dad.run._request import Request, check_request
 from mm3dad.run._runs import Run
@@ -20,6 +21,7 @@ from mm3dad.run.auxiliary import describe_auxiliary, uses_normals
 from mm3dad.run.fit import fit_on
 from mm3dad.run.measure import EVAL_SIZE, measure, parse_eval_size, peak_memory, read_scored, score_samples
 from mm3dad.run.table import shots_name, summarise_shots, write_csv
+from mm3dad.run.training import CHECKPOINTS
 from mm3dad.types import Sample
 
 if TYPE_CHECKING:
@@ -125,7 +127,9 @@ def evaluate(
         title = f"{'all categories' if multiclass else first.category}, seed {first.seed}, {first.folder.name.rpartition('-')[2]}"
         splits = [request.splits[run.category] for run in group]
         others = request.others[first.category]
-        fitted_on, seconds = fit_on(detector, splits, first.shots, first.seed, f"fit {title}", others)
+        if overwrite:
+            remove_checkpoints(first.folder / CHECKPOINTS)
+        fitted_on, seconds = fit_on(detector, splits, first.shots, first.seed, f"fit {title}", others, first.folder)
         for run in pending:
             run.clear()
             scored = score_samples(
@@ -134,6 +138,7 @@ def evaluate(
             cost = {"fit_seconds": round(seconds, 3), "bank_bytes": detector.bank_bytes, "peak_rss_bytes": peak_memory()}
             finished[run.folder] = run.write({**measure(scored), **cost}, scored.rows, fitted_on)
             result = _write(request, runs, finished, out, json_path)
+        remove_checkpoints(first.folder / CHECKPOINTS)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import time
@@ -14,10 +15,12 @@ import torch
 from mm3dad import __version__, files
 from mm3dad.data import Dataset, Record
 from mm3dad.errors import ConfigError
+from mm3dad.nets.training import remove_checkpoints
 from mm3dad.run._arguments import list_versions, make_detector, require_writable, split_options
 from mm3dad.run._splits import choose_categories, open_splits
 from mm3dad.run.auxiliary import check_use, describe_auxiliary, is_auxiliary, open_auxiliary, uses_normals
 from mm3dad.run.progress import track_stages
+from mm3dad.run.training import CHECKPOINTS, describe_training, open_training, require_tensorboard
 from mm3dad.types import Sample, SampleSequence
 
 if TYPE_CHECKING:
@@ -93,6 +96,8 @@ def fit_on(
     seed: int,
     title: str,
     auxiliary: Sequence[Dataset] = (),
+    folder: Path | None = None,
+    tensorboard: bool = False,
 ) -> tuple[list[str], float]:
     """Fit on one category, or on several joined; validation samples may set the threshold.
 
@@ -103,6 +108,8 @@ def fit_on(
         seed: of the choice, and of torch's generator.
         title: what the progress says.
         auxiliary: labelled sets of other products; where they are given, all their samples are what is fitted on.
+        folder: where a method that trains keeps checkpoints, from which a later call goes on; None keeps none.
+        tensorboard: write its curves there.
 
     Returns:
         The ids fitted on, and the seconds it took (reading included).
@@ -117,7 +124,18 @@ def fit_on(
     validation = Selection(normal)
     torch.manual_seed(seed)
     start = time.perf_counter()
-    with track_stages(title) as progress:
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(track_stages(title))
+        if folder is not None and detector.needs.trains:
+            datasets = [*auxiliary, *(part for parts in splits for part in parts.values())]
+            identity = {
+                "mm3dad": __version__,
+                "method": detector.name,
+                "config": dataclasses.asdict(detector.config),
+                "samples": train.ids,
+                "data_sha256": fingerprint(datasets),
+            }
+            detector.training = stack.enter_context(open_training(folder, identity, tensorboard))
         detector.fit(train, progress=progress, validation=validation if len(validation) else None)
     return train.ids, time.perf_counter() - start
 
@@ -135,10 +153,12 @@ def fit_detector(
     multiclass: bool = False,
     device: str | None = "cpu",
     auxiliary: str | None = None,
+    tensorboard: bool = False,
 ) -> list[dict[str, Any]]:
     """Fit one detector per category (or one for all) and save each with a `fit.json` beside it.
 
-    A single model goes to `out` itself, several go to `out/<category>`.
+    A single model goes to `out` itself, several go to `out/<category>`. A method that trains keeps checkpoints beside its model
+    until all are saved; an interrupted call, made again, goes on from them.
 
     Args:
         method: name of the method.
@@ -152,6 +172,7 @@ def fit_detector(
         multiclass: one model for all categories.
         device: auto, cpu, cuda or cuda:N.
         auxiliary: DATASET:ROOT[:CATEGORY,...], the labelled set of a method that needs one; by default the other categories of `root`.
+        tensorboard: write curves of losses beside the model of a method that trains.
 
     Returns:
         One row per model, as in its fit.json.
@@ -159,10 +180,14 @@ def fit_detector(
     Raises:
         ConfigError: an unknown name or option.
         DataError: data that cannot be fitted on.
+        ModelError: `out` holds the checkpoint of another training.
+        TrainingError: a training diverged.
         StorageError: `out` cannot be written.
     """
     own, theirs = split_options(method, dataset, options or {})
     check_use(make_detector(method, own, seed, device), auxiliary, [shots])
+    if tensorboard:
+        require_tensorboard()
     names = choose_categories(dataset, root, categories)
     out = require_writable(out)
     groups = [names] if multiclass else [[name] for name in names]
@@ -171,8 +196,9 @@ def fit_detector(
         detector = make_detector(method, own, seed, device)
         splits = [open_splits(dataset, root, name, detector, theirs, ("train", "validation")) for name in group]
         others = open_auxiliary(detector, auxiliary, dataset, root, theirs, group) if is_auxiliary(detector) else []
-        ids, seconds = fit_on(detector, splits, shots, seed, f"fit {', '.join(group)}", others)
-        folder = detector.save(out if len(groups) == 1 else out / group[0])
+        folder = out if len(groups) == 1 else out / group[0]
+        ids, seconds = fit_on(detector, splits, shots, seed, f"fit {', '.join(group)}", others, folder, tensorboard)
+        detector.save(folder)
         rows.append(
             {
                 "folder": str(folder),
@@ -189,8 +215,11 @@ def fit_detector(
                 "data_sha256": fingerprint([*others, *(part for parts in splits for part in parts.values())]),
                 "fit_seconds": round(seconds, 3),
                 "bank_bytes": detector.bank_bytes,
+                "training": describe_training(detector.training),
                 "versions": list_versions(),
             }
         )
         files.write_json(folder / "fit.json", rows[-1])
+    for row in rows:
+        remove_checkpoints(Path(row["folder"]) / CHECKPOINTS)
     return rows

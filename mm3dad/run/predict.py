@@ -255,6 +255,8 @@ def _describe(sample: Sample, prediction: Prediction, taken: set[str]) -> dict[s
         "threshold": prediction.threshold,
         "is_anomaly": prediction.is_anomaly,
         "calibrated": prediction.calibrated,
+        "p_value": prediction.p_value,
+        "pixel_threshold": prediction.pixel_threshold,
         "paths": absolute_paths(sample),
         "file": None,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,13 +14,12 @@ from mm3dad.data import Dataset, Record
 from mm3dad.data.archive import find_root, unpack
 from mm3dad.data.clean import CleanConfig, clean_sample, find_plane_points
 from mm3dad.data.writing import write_sample
-from mm3dad.errors import ConfigError, DataError, StorageError, nearest_name
+from mm3dad.errors import ConfigError, DataError, nearest_name
 from mm3dad.registry import DATASETS
+from mm3dad.run._manifest import MANIFEST, check_apart, check_out, close_manifest, describe_inputs, is_current, note_sample, resume
 from mm3dad.run._pool import run_parallel
 from mm3dad.run.progress import track, track_stages
 
-MANIFEST = "manifest.json"
-JOURNAL = ".journal"
 GUARDS = ("max_removed",)  # parameters that decide whether to go on, not what is written
 PROBES = 5  # training samples of a category that are looked at first
 SPLITS = ("train", "validation", "test")
@@ -88,12 +86,12 @@ def prepare(
     if root is None and not archives:
         raise ConfigError("prepare needs the dataset's folder or an archive of it; give root or archives")
     root = Path(root) if root is not None else out.with_name(out.name + "-raw")
-    _check_apart(root, out)
-    _check_out(out)
+    check_apart(root, out)
+    check_out(out)
     unpacked = [_unpack(Path(archive), root) for archive in archives]
     if root.is_dir() and (inner := find_root(root)) is not None:
         root = inner
-        _check_apart(root, out)
+        check_apart(root, out)
     names = list(categories) if categories is not None else kind.categories(root)
     splits: dict[tuple[str, str], Dataset] = {
         (category, split): kind(root, category, split, strict=split == "train", **reading) for category in names for split in SPLITS
@@ -101,25 +99,21 @@ def prepare(
     if config is not None:
         _refuse_flat([splits[category, "train"] for category in names], config)
     parameters = {"dataset": name, **reading, **(dataclasses.asdict(config) if config else {})}
-    done = _resume(out, parameters)
+    done = resume(out, parameters, GUARDS)
     jobs: dict[str, tuple[Source, Record]] = {}
     for (category, split), dataset in splits.items():
         source: Source = (name, str(root), category, split, tuple(reading.items()))
         jobs |= {f"{category}/{record.id}": (source, record) for record in dataset.records}
         if split == "train" and dataset.intrinsics is not None:
-            _write_camera(out / category, dataset, config)
+            write_camera(out / category, dataset, config)
     _refuse_removed(out, done, jobs, names)
-    todo = {key: job for key, job in jobs.items() if not _is_current(out, done.get(key), job[1])}
+    todo = {key: job for key, job in jobs.items() if not is_current(out, done.get(key), job[1])}
     header = {"mm3dad": __version__, "source": str(root.resolve()), "parameters": parameters}
     files.write_json(out / MANIFEST, {**header, "complete": False, "samples": done})
     calls = run_parallel(_prepare_one, [(str(out), key, *job, config) for key, job in todo.items()], workers)
     for key, entry in track(calls, f"prepare {name}", total=len(todo)):
         done[key] = entry
-    files.write_json(out / MANIFEST, {**header, "complete": True, "samples": {key: done[key] for key in sorted(done)}})
-    for path in (out / JOURNAL).glob("*.json"):
-        path.unlink()
-    if (out / JOURNAL).is_dir():
-        (out / JOURNAL).rmdir()
+    close_manifest(out, header, done)
     seconds = round(time.monotonic() - start, 1)
     return {
         "out": str(out),
@@ -162,58 +156,7 @@ def _refuse_removed(out: Path, done: dict[str, Any], jobs: dict[str, Any], categ
         raise DataError(f"{out} holds {len(gone)} samples that the input has no longer, e.g. {gone[0]}; prepare into a new folder")
 
 
-def _check_apart(root: Path, out: Path) -> None:
-    inside, outside = root.resolve(), out.resolve()
-    if inside == outside or outside.is_relative_to(inside) or inside.is_relative_to(outside):
-        raise DataError(f"output {out} and input {root} must be apart, one lies in the other; choose a new folder for the output")
-
-
-def _check_out(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise StorageError(f"expected a folder to write to at {out}, found a file; choose another one")
-    if out.is_dir() and not (out / MANIFEST).is_file() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty and holds no prepared data (no {MANIFEST}); choose a new folder")
-
-
-def _resume(out: Path, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the finished samples of an earlier call with the same parameters."""
-    if not (out / MANIFEST).is_file():
-        return {}
-    manifest = files.read_json(out / MANIFEST)
-    made = manifest.get("parameters") if isinstance(manifest, dict) else None
-    if not isinstance(made, dict) or not isinstance(manifest.get("samples"), dict):
-        raise DataError(f"{out} holds a {MANIFEST} of something else; choose a new folder")
-    for key in sorted({*made, *parameters} - {*GUARDS}):
-        if made.get(key) != parameters.get(key):
-            raise DataError(
-                f"{out} was prepared with {key}={made.get(key)}, not {parameters.get(key)}; choose a new folder or use the same value"
-            )
-    done = manifest["samples"]
-    for path in (out / JOURNAL).glob("*.json"):
-        entry = files.read_json(path)
-        done[entry["id"]] = entry["entry"]
-    for key, entry in done.items():
-        if not isinstance(entry, dict) or not {"inputs", "outputs"} <= entry.keys():
-            raise DataError(f"{out / MANIFEST} is damaged at {key!r}, expected inputs and outputs; prepare into a new folder")
-    return dict(done)
-
-
-def _state(path: str) -> list[int]:
-    state = os.stat(path)
-    return [state.st_size, state.st_mtime_ns]
-
-
-def _is_current(out: Path, entry: dict[str, Any] | None, record: Record) -> bool:
-    """Whether a finished sample still belongs to its input, by size and time of the files."""
-    if entry is None or not all((out / path).is_file() for path in entry["outputs"]):
-        return False
-    inputs = entry["inputs"]
-    return {role: found["path"] for role, found in inputs.items()} == dict(record.paths) and all(
-        found["state"] == _state(found["path"]) for found in inputs.values()
-    )
-
-
-def _write_camera(folder: Path, dataset: Dataset, config: CleanConfig | None) -> None:
+def write_camera(folder: Path, dataset: Dataset, config: CleanConfig | None) -> None:
     """Write the camera of the padded images: the principal point moves with the padding."""
     assert dataset.intrinsics is not None
     height, width = dataset[0].size
@@ -234,7 +177,7 @@ def _open_source(source: Source) -> Dataset:
 
 def _prepare_one(out: str, key: str, source: Source, record: Record, config: CleanConfig | None) -> tuple[str, dict[str, Any]]:
     """Prepare and write one sample, then its line of the journal."""
-    inputs = {role: {"path": path, "sha256": files.sha256_file(path), "state": _state(path)} for role, path in record.paths.items()}
+    inputs = describe_inputs(record)
     sample = _open_source(source).read(record)
     measured = 0 if sample.valid is None else int(sample.valid.sum())
     if config is not None:
@@ -246,5 +189,5 @@ def _prepare_one(out: str, key: str, source: Source, record: Record, config: Cle
     }
     kept = 0 if sample.valid is None else int(sample.valid.sum())
     entry = {"inputs": inputs, "outputs": outputs, "points": measured, "kept": kept}
-    files.write_json(Path(out) / JOURNAL / f"{key.replace('/', '__')}.json", {"id": key, "entry": entry})
+    note_sample(Path(out), key, entry)
     return key, entry

@@ -31,6 +31,7 @@ class _Display:
         self._due = self._start + QUIET
         self._stage = ""
         self._stage_start = self._previous = self._start
+        self._first = 0  # where the stage began, when it goes on from an interrupted call
         self._bar: Any = None
         self._task: Any = None
         self._last: tuple[str, int, int | None] | None = None
@@ -38,8 +39,10 @@ class _Display:
 
     def update(self, stage: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if stage != self._stage:
-            self._stage, self._stage_start = stage, self._previous
+        # What stands in brackets, such as a loss, may change within a stage.
+        if (name := stage.partition(" (")[0]) != self._stage:
+            self._stage, self._stage_start = name, self._previous
+            self._first = done if done > 1 else 0
         self._previous = now
         self._last = (stage, done, total)
         if now < self._due:
@@ -52,8 +55,8 @@ class _Display:
         text = f"{stage}: {done}"
         if total:
             text += f"/{total}"
-            if 0 < done < total:
-                text += f", {format_seconds((now - self._stage_start) / done * (total - done))} left"
+            if self._first < done < total:
+                text += f", {format_seconds((now - self._stage_start) / (done - self._first) * (total - done))} left"
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
 
@@ -65,9 +68,9 @@ class _Display:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._bar.start()
-        if self._task is None or self._task[0] != stage:
-            self._task = (stage, self._bar.add_task(stage, total=total))
-        self._bar.update(self._task[1], completed=done, total=total)
+        if self._task is None or self._task[0] != self._stage:
+            self._task = (self._stage, self._bar.add_task(stage, total=total))
+        self._bar.update(self._task[1], description=stage, completed=done, total=total)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -121,17 +121,17 @@ def test_classes_share_a_model_as_if_each_had_its_own(normal, good):
 @pytest.mark.parametrize(
     "options",
     [
-        {"grouping": False},
+        {"grouping": True},
         {"aggregate": False, "aggregate_points": True},
         {"local_scale": 0.0, "fusion": "rss"},
-        {"global_bank": False},
+        {"global_bank": True},
         {"enhance": True},
         {"rescore": False, "fusion": "sum"},
         {"scale": False},
-        {"window": 2},
+        {"global_bank": True, "window": 2},
         {"top": 0, "smooth": 0, "coreset": 0, "neighbors": 1},
         {"backbone": "test_vit", "weights": "random", "layers": (1, 3), "enhance": True},
-        {"enhance": True, "scale": False, "rescore": False, "global_bank": False, "fusion": "sum"},
+        {"global_bank": True, "enhance": True, "scale": False, "fusion": "sum"},
     ],
     ids=lambda options: ",".join(f"{key}={value}" for key, value in options.items()),
 )
@@ -146,7 +146,7 @@ def test_every_switch_runs_and_still_finds_defects(options, normal, good):
 def test_faiss_and_torch_score_alike(normal, good):
     scores = [
         [detector.predict(sample).score for sample in good]
-        for detector in (create(global_bank=False, search=search).fit(normal[:3]) for search in ("torch", "faiss"))
+        for detector in (create(search=search).fit(normal[:3]) for search in ("torch", "faiss"))
     ]
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
 
@@ -182,6 +182,7 @@ def test_the_order_of_modalities_does_not_matter(normal, good, both, tmp_path):
         ({"memory_budget": -1}, "option memory_budget must lie in 0.0"),
         ({"seed": -1}, "option seed must lie in 0"),
         ({"window": -1}, "option window must be 0 or more cells, or none, got -1"),
+        ({"window": 2}, "needs global_bank=true"),
         ({"fusion": "mean"}, "option fusion must be one of max, sum, rss, got 'mean'"),
         ({"points": "pointnet"}, "option points must be one of fpfh, point_mae"),
     ],

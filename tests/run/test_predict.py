@@ -41,7 +41,7 @@ def test_a_folder_is_scored_whole_and_kept(tree, model, tmp_path):
     detector = mm3dad.load(model)
     dataset = {sample.meta.id: sample for sample in mm3dad.open_dataset("mvtec3d", tree, "nut", "test")}
     for row in result.rows:
-        assert set(row) == {"id", "score", "threshold", "is_anomaly", "calibrated", "paths", "file"}
+        assert set(row) == {"id", "score", "threshold", "is_anomaly", "calibrated", "p_value", "pixel_threshold", "paths", "file"}
         expected = detector.predict(dataset[row["id"]])
         assert (row["score"], row["threshold"], row["is_anomaly"]) == (expected.score, expected.threshold, expected.is_anomaly)
         tensors = files.read_tensors(tmp_path / "out" / row["file"])

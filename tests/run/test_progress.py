@@ -80,6 +80,16 @@ def test_stages_have_their_own_time_left(monkeypatch):
     assert clock.lines[-1] == "fit tire: coreset: 5 done in 1:00 min"
 
 
+def test_a_loss_in_brackets_is_no_new_stage_and_a_resumed_one_starts_late(monkeypatch):
+    clock = Clock(monkeypatch)
+    with track_stages("fit tire") as report:
+        for done in range(60, 101):
+            report(f"training (loss {1 / done:.3f})", done, 100)
+            clock.now += 1
+    assert clock.lines[0] == "fit tire: training (loss 0.016): 62/100, 38 s left"
+    assert "fit tire: training (loss 0.015): 67/100, 33 s left" in clock.lines
+
+
 def test_an_error_inside_the_loop_passes_through(monkeypatch):
     Clock(monkeypatch)
     with pytest.raises(ZeroDivisionError):

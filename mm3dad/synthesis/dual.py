@@ -1,0 +1,119 @@
+"""Defects of image and depth that fit each other (DAS3D): one ternary mask shapes the depth and, grown or shrunk, colours the image.
+
+Known from the abstract and reviews of "DAS3D: Dual-modality Anomaly Synthesis for 3D Anomaly Detection" (ECCV Workshops 2024, arXiv
+2410.09821): the ternary mask, a skew-Gaussian transition, the shared place, the dropping of one modality. All numbers are ours
+(trained sheet, 4.3).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mm3dad.errors import ConfigError, ShapeError
+from mm3dad.synthesis.blend import blend_texture
+from mm3dad.synthesis.masks import check_mask, grow_mask, measure_depth, ternary_mask, uniform
+
+
+class Dual(NamedTuple):
+    """A pair with a defect: rgb (3, H, W), depth (H, W), mask (H, W) bool of all pixels that either was altered at."""
+
+    rgb: Tensor
+    depth: Tensor
+    mask: Tensor
+
+
+def skew_profile(signs: Tensor, spread: float, skew: float) -> Tensor:
+    """Shape each region of a ternary mask: 0 towards its border, then along a skewed Gaussian of the relative depth u inside it.
+
+    g(u) = exp(-(u - 1)^2 / 2 spread^2) * (1 + erf(skew (u - 1) / sqrt 2)), less g(0), over its largest value in the picture: a
+    bowl for skew 0, steep in the middle for a positive, with a plateau or a rim for a negative skew.
+
+    Args:
+        signs: (H, W) integers, 0 outside.
+        spread: above 0, in units of the region's depth.
+        skew: any.
+    Returns:
+        (H, W) float32 in [0, 1], 0 where `signs` is 0.
+    Raises:
+        ConfigError: spread is not above 0.
+    """
+    if not spread > 0:
+        raise ConfigError(f"spread must be above 0, got {spread}; DAS3D here draws it from 0.2 to 0.8")
+
+    def bell(u: Tensor) -> Tensor:
+        return torch.exp(-((u - 1) ** 2) / (2 * spread**2)) * (1 + torch.erf(skew * (u - 1) / math.sqrt(2)))
+
+    depth = torch.maximum(measure_depth(signs > 0), measure_depth(signs < 0))
+    shape = torch.where(signs != 0, bell(depth) - bell(torch.zeros(())), 0.0).clamp_min(0)
+    return shape / shape.max().clamp_min(1e-12)
+
+
+def draw_dropout(generator: torch.Generator, normal: float = 0.5, single: float = 0.2) -> tuple[bool, bool]:
+    """Draw which modalities get the defect: (image, depth).
+
+    Args:
+        generator: of the draw.
+        normal: chance that neither does, so that a normal sample is trained on.
+        single: chance, otherwise, of the image alone, and again of the depth alone: then the two do not agree, and a discriminator
+            learns to trust either.
+    Raises:
+        ConfigError: chances outside [0, 1], or `single` above one half.
+    """
+    if not 0 <= normal <= 1 or not 0 <= single <= 0.5:
+        raise ConfigError(f"normal must lie in [0, 1] and single in [0, 0.5], got {normal} and {single}")
+    if uniform(generator, 0, 1) < normal:
+        return False, False
+    place = uniform(generator, 0, 1)
+    return place >= single, not single <= place < 2 * single
+
+
+def alter_pair(
+    rgb: Tensor,
+    depth: Tensor,
+    within: Tensor,
+    texture: Tensor,
+    generator: torch.Generator,
+    use: tuple[bool, bool] = (True, True),
+    amplitude: tuple[float, float] = (0.02, 0.2),
+) -> Dual:
+    """Give image and depth of one view a defect at one place.
+
+    Args:
+        rgb: (3, H, W) float32 in [0, 1].
+        depth: (H, W) float32, larger is farther from the sensor; any unit.
+        within: (H, W) bool, the part.
+        texture: (3, H, W) float32 in [0, 1], blended into the image.
+        generator: of all draws.
+        use: whether the image is altered, and the depth.
+        amplitude: lowest and highest change of depth, in its unit.
+    Returns:
+        the pair; `mask` is empty when neither is altered. Depth grows where the ternary mask is +1 (a hollow) and falls where it is -1.
+    Raises:
+        ShapeError: sizes differ.
+        DataError: the part is empty.
+    """
+    check_mask("within", within, filled=True)
+    if rgb.shape[1:] != within.shape or depth.shape != within.shape:
+        raise ShapeError(
+            f"rgb (3, H, W), depth and within (H, W) must have one size, got {tuple(rgb.shape)}, {tuple(depth.shape)} and "
+            f"{tuple(within.shape)}; resize them together"
+        )
+    signs = ternary_mask(within, generator)
+    profile = skew_profile(signs, uniform(generator, 0.2, 0.8), uniform(generator, -4.0, 4.0))
+    change = uniform(generator, *amplitude) * signs * profile
+    pixels = int(torch.randint(-3, 4, (), generator=generator))
+    opacity = uniform(generator, 0.2, 1.0)
+    mask = torch.zeros_like(within)
+    if use[1]:
+        depth = depth + change
+        mask = mask | (change != 0)
+    if use[0]:
+        spot = grow_mask(signs != 0, pixels) & within
+        spot = spot if bool(spot.any()) else signs != 0
+        rgb = blend_texture(rgb, texture, spot, opacity)
+        mask = mask | spot
+    return Dual(rgb, depth, mask)
