@@ -3,7 +3,7 @@
     python -m benchmarks.viewer --root data/synthetic --out docs/images [--model models/cookie] [--size 800]
 
 Pictures: the 3D page at an explained place, the browser view, and a turning picture, all of one defect of the synthetic cookie. Times: of
-a sample of `size` x `size` pixels, in CPU seconds of the process too, because the wall clock of a busy machine says little.
+a plate of `size` x `size` pixels, in CPU time of the process too, because the wall clock of a busy machine says little.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from PIL import Image
 
 from mm3dad import files
 from mm3dad.run.fit import fit_detector
-from mm3dad.run.prepare import prepare_synthetic
 from mm3dad.view import view_path
 from mm3dad.view.live import open_session
 from mm3dad.view.why import draw_why
 from tests.view.chromium import Chromium
+from tests.view.parts import make_sample, write_sample
 
 CATEGORY, SAMPLE = "cookie", "test/bump/001"
 FIRST_PAGE = """
@@ -74,10 +74,8 @@ def draw_browser_view(browser: Chromium, root: Path, model: Path, out: Path) -> 
         point = side.points[int(np.abs(side.pixel - (row * side.layers.scene.size[1] + column)).argmin())]
         view.click(tuple(point + np.array([0, 0, 3.0])), (0.0, 0.0, -1.0))
         browser.wait("[...document.querySelectorAll('img')].some((picture) => picture.naturalHeight > 500)")
-        time.sleep(8)  # a cloud fades in, slowly where no graphics card helps
         browser.run("[...document.querySelectorAll('button')].find((one) => one.closest('[class*=Notification]'))?.click()")
-        time.sleep(2)
-        keep(browser.screenshot(), out / "viewer-browser.jpg")
+        keep(browser.settle(), out / "viewer-browser.jpg")
     finally:
         view.stop()
 
@@ -96,10 +94,11 @@ def clock(act: Callable[[], object], repeats: int = 5) -> dict[str, float]:
 def measure(size: int) -> dict[str, dict[str, float]]:
     """Measure first page, layer switch and explanation of a click."""
     with tempfile.TemporaryDirectory() as folder:
-        counts = {"train": 4, "validation": 0, "good": 0, "defect": 1}
-        root = prepare_synthetic(Path(folder) / "data", categories=[CATEGORY], size=size, counts=counts, workers=1)
-        fit_detector("duet", "synthetic", root, Path(folder) / "model", categories=[CATEGORY])
-        session = open_session(root / CATEGORY / "test", model=Path(folder) / "model")
+        root = Path(folder) / "data"
+        for number, defect in enumerate(("dent", "good", "good")):
+            write_sample(root, make_sample(size, defect, f"{'train' if number else 'test'}/{defect}/{number:03d}", number))
+        fit_detector("duet", "folder", root, Path(folder) / "model", categories=["plate"])
+        session = open_session(root / "plate" / "test", model=Path(folder) / "model")
         words = [sys.executable, "-c", FIRST_PAGE, str(session.entry.source), str(Path(folder) / "a.html")]
         runs = [subprocess.run(words, check=True, capture_output=True, text=True).stdout.split() for _ in range(3)]
         wall, cpu = np.median(np.array(runs, float), axis=0) * 1000

@@ -31,7 +31,12 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--remote-debugging-port=0",
 )
-PATIENCE = 60.0  # seconds: the machine that runs this may be busy
+PATIENCE = 90.0  # seconds: the machine that runs this may be busy
+
+
+def differ(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the share of pixels that differ visibly."""
+    return float((np.abs(first - second).max(-1) > 24).mean())
 
 
 class Chromium:
@@ -106,6 +111,17 @@ class Chromium:
         """Return what is seen, (h, w, 3) float32."""
         data = base64.b64decode(self.call("Page.captureScreenshot")["data"])
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.float32)
+
+    def settle(self) -> np.ndarray:
+        """Return what is seen when two looks in a row are alike and something dark is drawn: viser's clouds fade in, slowly in software."""
+        last, end = self.screenshot(), time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            time.sleep(0.5)
+            now = self.screenshot()
+            if differ(last, now) < 1e-4 and now[200:, :700].min() < 90:
+                return now
+            last = now
+        raise AssertionError("the picture never came to rest")
 
     def close(self) -> None:
         self._process.terminate()

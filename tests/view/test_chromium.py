@@ -13,13 +13,8 @@ import torch
 from mm3dad.types import Sample
 from mm3dad.view import view_path, write_cloud_page
 from mm3dad.view.live import open_session
-from tests.view.chromium import PATIENCE
+from tests.view.chromium import PATIENCE, differ
 from tests.view.parts import make_map, make_sample
-
-
-def differ(first: np.ndarray, second: np.ndarray) -> float:
-    """Share of pixels that differ visibly."""
-    return float((np.abs(first - second).max(-1) > 24).mean())
 
 
 def load(browser, path, hash: str = "") -> None:
@@ -140,11 +135,11 @@ def test_browser_view_shows_layers_and_explains_a_click(browser, view):
     browser.wait("document.querySelector('canvas') && document.body.innerText.includes('test/both/070')")
     # the model answers later, then both results of the sample have a score
     browser.wait("document.body.innerText.includes('A: plate / test/both/070, score') && document.body.innerText.includes('B: plate')")
-    settled = settle(browser)
-    assert settled[100:, :700].min() < 120, "no cloud is drawn"
+    settled = browser.settle()
+    assert settled[200:, :700].std() > 8, "no cloud is drawn"
     view.controls.layer.value = "groups"
-    grouped = settle(browser)
-    assert differ(settled[100:, :700], grouped[100:, :700]) > 0.02
+    grouped = browser.settle()
+    assert differ(settled[200:, :700], grouped[200:, :700]) > 0.02
     side = view.session.sides[0]
     row, column = side.entry.explanation.peaks(1)[0]
     point = int(np.abs(side.pixel - (row * 64 + column)).argmin())
@@ -156,19 +151,7 @@ def test_browser_view_shows_layers_and_explains_a_click(browser, view):
     assert found is not None and f"row {side.place(found)[0]}" in text
     assert side.layers.scene.groups.ravel()[side.pixel[found]] in {side.layers.scene.groups[row, column], *side.why.beside}
     browser.wait("[...document.querySelectorAll('img')].some((picture) => picture.naturalHeight > 500)")
-    assert differ(settle(browser)[100:, :700], grouped[100:, :700]) > 0.001
-
-
-def settle(browser) -> np.ndarray:
-    """Wait until two screenshots in a row are alike: clouds fade in, and software rendering takes its time."""
-    last = browser.screenshot()
-    for _ in range(60):
-        time.sleep(0.4)
-        now = browser.screenshot()
-        if differ(last, now) < 1e-4 and now[100:, :700].min() < 120:
-            return now
-        last = now
-    raise AssertionError("the picture never came to rest")
+    assert differ(browser.settle()[200:, :700], grouped[200:, :700]) > 0.001
 
 
 def screen_place(view, point: np.ndarray) -> tuple[float, float]:
