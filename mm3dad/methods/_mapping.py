@@ -32,7 +32,9 @@ CANVAS = 224  # side of the square with as many pixels as the map that is smooth
 class MappingConfig(RegisteredConfig):
     """Settings of both methods."""
 
-    place: int = option(4, "octaves of the code of a cell's place that the mappings see; 0 and reference=true: none, as published")
+    depth: int = option(3, "linear layers of each mapping; published: 3, and 7 on Eyecandies")
+    hidden: int = option(384, "least width of the hidden layers; 0 and reference=true: the mean of input and output, as published")
+    place: int = option(6, "octaves of the code of a cell's place that the mappings see; 0 and reference=true: none, as published")
     epochs: int = option(40, "most passes over the training cells; published: 50 in the script, 250 in the runs of the paper")
     rate: float = option(1e-3, "learning rate of Adam")
     batch: int = option(1024, "cells per gradient step")
@@ -42,8 +44,8 @@ class MappingConfig(RegisteredConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ranges(self, (
-            ("place", 0, 16), ("epochs", 1, 10**6), ("rate", 1e-12, math.inf), ("batch", 2, 10**7), ("held_out", 0.0, 0.9),
-            ("patience", 0, 10**6),
+            ("depth", 2, 64), ("hidden", 0, 10**5), ("place", 0, 16), ("epochs", 1, 10**6), ("rate", 1e-12, math.inf),
+            ("batch", 2, 10**7), ("held_out", 0.0, 0.9), ("patience", 0, 10**6),
         ))  # fmt: skip
 
 

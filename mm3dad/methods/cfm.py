@@ -1,45 +1,32 @@
 """cfm: image and point features predict each other; a defect is where both predictions fail.
 
 CFM, "Multimodal Industrial Anomaly Detection by Crossmodal Feature Mapping" (CVPR 2024; multimodal sheet, part 6). Differs from its code
-(`reference=True` restores it): features are centred and brought to one spread, both mappings see the place of a cell, residuals count
-from what held-out normal cells have, holes in the cloud do not enter the cells, one map serves all metrics, borders of the map are not
-darkened. Training stops early on held-out normal samples.
+(`reference=True` restores it): features are centred and brought to one spread, both mappings see the place of a cell and have wide hidden
+layers, residuals count from what held-out normal cells have, holes in the cloud do not enter the cells, one map serves all metrics,
+borders of the map are not darkened. Training stops early on held-out normal samples.
 Weights: embedded Apache-2.0; DINO Apache-2.0; Point-MAE's authors state no licence.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from mm3dad.fusion.mapping import mapping_residual
-from mm3dad.methods._config import check_ranges, option
 from mm3dad.methods._detector import Progress
 from mm3dad.methods._mapping import MappingConfig, MappingDetector, Rows
 from mm3dad.methods._registered import Registered
 from mm3dad.nets.mapping import CrossMapping, mapping_loss
 
 
-@dataclass(frozen=True)
-class Config(MappingConfig):
-    """Settings of `cfm`."""
-
-    depth: int = option(3, "linear layers of each mapping; published: 3, and 7 on Eyecandies")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_ranges(self, (("depth", 2, 64),))
-
-
 class CFM(MappingDetector):
     """Two mappings and the product of their residuals."""
 
     name = "cfm"
-    Config = Config
+    Config = MappingConfig
 
     def _build(self, rgb: int, xyz: int, place: int) -> dict[str, nn.Module]:
-        return {"mapping": CrossMapping(rgb, xyz, self.config.depth, place)}
+        c = self.config
+        return {"mapping": CrossMapping(rgb, xyz, c.depth, place, 0 if c.reference else c.hidden)}
 
     def _learn(self, rows: Rows, held_out: Rows | None, report: Progress) -> None:
         self._train("mapping", rows, held_out, self._loss, self.config.epochs, report)

@@ -26,13 +26,12 @@ from mm3dad.nets.mapping import CrossMapping, MentorFusion, mapping_loss
 class Config(MappingConfig):
     """Settings of `mentor3ad`."""
 
-    depth: int = option(3, "linear layers of each mapping")
     mentor: int = option(16, "width of the mentor feature; wide, it would carry a defect into its own prediction")
     mentor_epochs: int = option(10, "most passes in which the mentor learns, before the mappings")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self, (("depth", 2, 64), ("mentor", 1, 4096), ("mentor_epochs", 1, 10**6)))
+        check_ranges(self, (("mentor", 1, 4096), ("mentor_epochs", 1, 10**6)))
         if self.reference:
             raise ConfigError("mentor3ad has no reference=true, since no code of it is public; leave it out, or use cfm")
 
@@ -45,7 +44,7 @@ class Mentor3AD(MappingDetector):
 
     def _build(self, rgb: int, xyz: int, place: int) -> dict[str, nn.Module]:
         c = self.config
-        return {"mentor": MentorFusion(rgb, xyz, c.mentor), "guided": CrossMapping(rgb, xyz, c.depth, c.mentor + place)}
+        return {"mentor": MentorFusion(rgb, xyz, c.mentor), "guided": CrossMapping(rgb, xyz, c.depth, c.mentor + place, c.hidden)}
 
     def _learn(self, rows: Rows, held_out: Rows | None, report: Progress) -> None:
         mentor: MentorFusion = self._nets["mentor"]  # type: ignore[assignment]

@@ -22,7 +22,7 @@ def make_mlp(widths: Sequence[int]) -> nn.Sequential:
 
 
 class CrossMapping(nn.Module):
-    """Two MLPs, one from image to point features and one back; hidden layers have the mean width of input and output.
+    """Two MLPs, one from image to point features and one back.
 
     Source: CFM, "Multimodal Industrial Anomaly Detection by Crossmodal Feature Mapping" (CVPR 2024); multimodal sheet, 6.
 
@@ -30,13 +30,14 @@ class CrossMapping(nn.Module):
         rgb_channels, xyz_channels: widths of the features.
         layers: linear layers of each MLP; 3 is published, 7 in the published code's large variant.
         guide: channels of a guiding feature that both MLPs see beside their input (Mentor3AD); 0 has none.
+        hidden: least width of the hidden layers, which else is the mean of input and output, as published.
     """
 
-    def __init__(self, rgb_channels: int, xyz_channels: int, layers: int = 3, guide: int = 0) -> None:
+    def __init__(self, rgb_channels: int, xyz_channels: int, layers: int = 3, guide: int = 0, hidden: int = 0) -> None:
         super().__init__()
-        hidden = [(rgb_channels + xyz_channels + guide) // 2] * (layers - 1)
-        self.to_xyz = make_mlp([rgb_channels + guide, *hidden, xyz_channels])
-        self.to_rgb = make_mlp([xyz_channels + guide, *hidden, rgb_channels])
+        between = [max(hidden, (rgb_channels + xyz_channels + guide) // 2)] * (layers - 1)
+        self.to_xyz = make_mlp([rgb_channels + guide, *between, xyz_channels])
+        self.to_rgb = make_mlp([xyz_channels + guide, *between, rgb_channels])
 
     def forward(self, rgb: Tensor, xyz: Tensor, guide: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Predict each modality from the other.

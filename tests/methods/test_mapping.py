@@ -13,7 +13,7 @@ from mm3dad.nets.training import TrainingRun
 from tests.methods.parts import SMALL, make_cloud, make_sample, make_samples
 
 METHODS = ("cfm", "mentor3ad")
-SHORT = {**SMALL, "epochs": 2}
+SHORT = {**SMALL, "epochs": 2, "hidden": 0}
 
 
 class CutOffError(Exception):

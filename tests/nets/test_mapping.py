@@ -42,6 +42,7 @@ def test_widths(layers):
     net = CrossMapping(10, 6, layers, guide=4)
     linear = [layer for layer in net.to_xyz if isinstance(layer, nn.Linear)]
     assert len(linear) == layers and linear[0].in_features == 14 and linear[0].out_features == 10 and linear[-1].out_features == 6
+    assert CrossMapping(10, 6, hidden=40).to_rgb[0].out_features == 40 and CrossMapping(10, 6, hidden=4).to_rgb[0].out_features == 8
     rgb, xyz = net(torch.randn(5, 10), torch.randn(5, 6), torch.randn(5, 4))
     assert rgb.shape == (5, 10) and xyz.shape == (5, 6)
 
