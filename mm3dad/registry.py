@@ -54,6 +54,7 @@ METHODS = Registry(
     {
         "btf": "mm3dad.methods.btf:BTF",
         "cif": "mm3dad.methods.cif:Cif",
+        "das3d": "mm3dad.methods.das3d:Das3d",
         "duet": "mm3dad.methods.duet:Duet",
         "m3dm": "mm3dad.methods.m3dm:M3DM",
         "mrad": "mm3dad.methods.mrad:Mrad",

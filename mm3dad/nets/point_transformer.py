@@ -30,7 +30,7 @@ GROUP_BLOCK = 64
 
 
 class PointTransformer(nn.Module):
-    """Turn groups of points into tokens; meant for inference, so it starts in eval mode and without dropped paths.
+    """Turn groups of points into tokens; starts in eval mode, and drops no path in training either.
 
     Args:
         depth: transformer blocks.
@@ -39,16 +39,17 @@ class PointTransformer(nn.Module):
         batch_statistics: batch norm uses the statistics of the cloud at hand instead of those of the training. Most published
             anomaly detectors do so, by never calling eval(); then tokens depend on the whole cloud, and one cloud at a time is
             the only form that repeats.
+        token_width: channels of the token net's first layer; its others are two and four times as wide. 128 is published.
     Raises:
         ConfigError: `depth` below 1 or `heads` does not divide `dim`.
     """
 
-    def __init__(self, depth: int = 12, dim: int = 384, heads: int = 6, batch_statistics: bool = False) -> None:
+    def __init__(self, depth: int = 12, dim: int = 384, heads: int = 6, batch_statistics: bool = False, token_width: int = 128) -> None:
         super().__init__()
         if depth < 1 or dim < 1 or heads < 1 or dim % heads:
             raise ConfigError(f"depth must be at least 1 and heads a divisor of dim, got depth {depth}, dim {dim}, heads {heads}")
         self.batch_statistics = batch_statistics
-        self.encoder = _TokenNet(dim, batch_statistics)
+        self.encoder = _TokenNet(dim, batch_statistics, token_width)
         self.pos_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, dim))
         self.blocks = nn.Module()
         self.blocks.blocks = nn.ModuleList(_Block(dim, heads) for _ in range(depth))
@@ -76,7 +77,7 @@ class PointTransformer(nn.Module):
         if not layers or min(layers) < 0 or max(layers) >= len(blocks):
             raise ConfigError(f"layers must be blocks 0 to {len(blocks) - 1}, got {tuple(layers)}")
         # Statistics of the cloud need the whole cloud at once.
-        parts = [groups] if self.batch_statistics else groups.split(GROUP_BLOCK)
+        parts = [groups] if self.batch_statistics or self.training else groups.split(GROUP_BLOCK)
         tokens = torch.cat([self.encoder(part) for part in parts]).unsqueeze(0)
         position = self.pos_embed(centers).unsqueeze(0)
         read = {}
@@ -90,10 +91,11 @@ class PointTransformer(nn.Module):
 class _TokenNet(nn.Module):
     """Small PointNet: the maximum over a group joins each point's features, and the maximum of those is the token."""
 
-    def __init__(self, dim: int, batch_statistics: bool) -> None:
+    def __init__(self, dim: int, batch_statistics: bool, width: int) -> None:
         super().__init__()
-        self.first_conv = nn.Sequential(nn.Conv1d(3, 128, 1), _Norm(128, batch_statistics), nn.ReLU(), nn.Conv1d(128, 256, 1))
-        self.second_conv = nn.Sequential(nn.Conv1d(512, 512, 1), _Norm(512, batch_statistics), nn.ReLU(), nn.Conv1d(512, dim, 1))
+        norms = [_Norm(factor * width, batch_statistics) for factor in (1, 4)]
+        self.first_conv = nn.Sequential(nn.Conv1d(3, width, 1), norms[0], nn.ReLU(), nn.Conv1d(width, 2 * width, 1))
+        self.second_conv = nn.Sequential(nn.Conv1d(4 * width, 4 * width, 1), norms[1], nn.ReLU(), nn.Conv1d(4 * width, dim, 1))
 
     def forward(self, groups: Tensor) -> Tensor:
         single = self.first_conv(groups.transpose(1, 2))
