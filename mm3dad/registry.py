@@ -56,6 +56,7 @@ METHODS = Registry(
         "cif": "mm3dad.methods.cif:Cif",
         "das3d": "mm3dad.methods.das3d:Das3d",
         "duet": "mm3dad.methods.duet:Duet",
+        "glfm": "mm3dad.methods.glfm:Glfm",
         "m3dm": "mm3dad.methods.m3dm:M3DM",
         "mrad": "mm3dad.methods.mrad:Mrad",
         "patchcore": "mm3dad.methods.patchcore:PatchCore",

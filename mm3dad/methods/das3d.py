@@ -50,7 +50,7 @@ class Config:
     width: int = option(16, "channels of the first level of all three networks")
     levels: int = option(3, "halvings inside the networks")
     epochs: int = option(24, "epochs of 25 steps")
-    batch: int = option(8, "pictures in a step")
+    batch: int = option(4, "pictures in a step")
     rate: float = option(2e-3, "highest learning rate")
     false_alarms: float = option(0.01, "rate of false alarms the threshold aims at")
     seed: int = option(0, "of the weights, the defects and the held-out samples")
@@ -86,6 +86,8 @@ class Das3d(Detector):
                     "discriminator": DualDiscriminator((6, 2), c.width, c.levels),
                 }
             ).eval()
+        # Channels last: a third less time for convolutions on a CPU.
+        self._nets.to(memory_format=torch.channels_last)
 
     def _view(self, sample: Sample) -> View:
         lacking = [name for name in MODALITIES if name not in sample.modalities]
@@ -160,6 +162,7 @@ class Das3d(Detector):
 
     def _run(self, rgb: Tensor, depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct both (B, 3, H, W) and (B, 1, H, W), and compare: the probability of a defect (B, H, W)."""
+        rgb, depth = (one.contiguous(memory_format=torch.channels_last) for one in (rgb, depth))
         image, surface = self._nets["rgb"](rgb), self._nets["xyz"](depth)
         return image, surface, self._nets["discriminator"]([torch.cat([rgb, image], dim=1), torch.cat([depth, surface], dim=1)])
 
