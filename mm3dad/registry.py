@@ -70,6 +70,7 @@ DATASETS = Registry(
         "mvtec3d": "mm3dad.data.mvtec3d:MVTec3D",
         "eyecandies": "mm3dad.data.eyecandies:Eyecandies",
         "folder": "mm3dad.data.folder:Folder",
+        "real3d": "mm3dad.data.real3d:Real3D",
         "synthetic": "mm3dad.data.mvtec3d:Synthetic",
     },
 )
