@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mm3dad.errors import DataError
-from mm3dad.features.points import PointGroups, group_points, scale_groups, spread_to_points, thin_points
-from mm3dad.nets.point_transformer import PointTransformer
+from mm3dad.features.points import describe_groups, group_points, scale_groups, spread_to_points, thin_points
+from mm3dad.nets.point_transformer import DescriptorTransformer, PointTransformer
 from mm3dad.ops import farthest_point_sample, nearest_neighbors, three_interpolate
 from mm3dad.types import Sample
+
+Extractor = PointTransformer | DescriptorTransformer
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,19 @@ def take_part(sample: Sample, part: Tensor, most: int, least: int) -> PartCloud:
     return PartCloud(points, pixel)
 
 
-def encode_points(points: Tensor, net: PointTransformer, layers: Sequence[int], centers: int, size: int) -> tuple[PointGroups, Tensor]:
-    """Group a cloud by its nearest neighbours and encode the groups: the groups, and their tokens (G, sum of layer widths).
+def read_cloud_groups(points: Tensor, net: Extractor, centers: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Group a cloud by its nearest neighbours, and prepare what an extractor reads of the groups.
 
     Args:
         points: (N, 3) float32, metres.
-        net: the extractor.
-        layers: blocks to read.
+        net: the extractor: of points, or of FPFH statistics.
         centers, size: groups wanted, and points in each.
+    Returns:
+        input of the groups, (G, size, 3) or (G, C), their centres (G, 3) in the unit sphere, and the centres' numbers (G,) int64.
     """
     groups = group_points(points, torch.arange(len(points)), centers, size, grow=False)
-    return groups, torch.cat(net(*scale_groups(groups), layers=tuple(layers)), dim=1)
+    offsets, middle = scale_groups(groups)
+    return describe_groups(groups) if isinstance(net, DescriptorTransformer) else offsets, middle, groups.center
 
 
 def regroup_features(points: Tensor, centers: Tensor, features: Tensor, count: int, size: int) -> tuple[Tensor, Tensor]:

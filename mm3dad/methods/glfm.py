@@ -3,8 +3,8 @@
 GLFM, "Multi-class 3D anomaly detection with global and local feature matching" (IEEE TASE 2025, arXiv 2505.07375; trained sheet, part 1).
 Stage I trains the extractor to find synthetic stretches, stage II fills a global and local banks without class labels, stage III scores.
 Differs from its code: the stretch keeps its seed and has no unit, only the part is looked at, a real Gaussian instead of an 8-bit blur, and
-without a Point-MAE checkpoint a small extractor is trained from scratch; `reference=True` restores stretch and blur. Weights: Point-MAE's
-licence is not stated by its authors; the small extractor has none from outside.
+without a Point-MAE checkpoint a small transformer on FPFH statistics is trained from scratch; `reference=True` restores stretch and blur.
+Weights: Point-MAE's licence is not stated by its authors; the small transformer has none from outside.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from mm3dad.errors import ConfigError, DataError
-from mm3dad.features.adapted import PartCloud, encode_points, regroup_features, spread_to_part, take_part
+from mm3dad.features.adapted import Extractor, PartCloud, read_cloud_groups, regroup_features, spread_to_part, take_part
 from mm3dad.features.branches import load_point_net
+from mm3dad.features.points import FPFH_STATISTICS
 from mm3dad.memory.routed import RoutedBanks
 from mm3dad.methods._config import check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.nets.losses import dice_loss, focal_loss
-from mm3dad.nets.point_transformer import PointTransformer
+from mm3dad.nets.point_transformer import DescriptorTransformer, PointTransformer
 from mm3dad.nets.training import Task, TrainingSettings, train
 from mm3dad.ops import three_interpolate
 from mm3dad.scoring.calibrate import held_out_numbers, threshold_for_rate
@@ -34,7 +35,7 @@ from mm3dad.synthesis.synthesizers import Stretch, StretchConfig
 from mm3dad.types import Prediction, Sample
 
 HEADS = 4
-TOKEN_WIDTH = 32
+MAE_DEPTH = 12
 RANGES = (
     ("max_points", 128, 10**7),
     ("centers", 4, 10**6),
@@ -56,15 +57,15 @@ RANGES = (
 class Config:
     """Settings of `glfm`."""
 
-    points: Literal["small", "point_mae"] = option("small", "extractor: a small one trained from scratch, or Point-MAE's, adapted")
+    points: Literal["fpfh", "point_mae"] = option("fpfh", "extractor: a small one on FPFH statistics, from scratch, or Point-MAE's")
     point_weights: str = option("default", "path of a Point-MAE checkpoint, or default for the cache")
     max_points: int = option(4096, "most points of a part; published: all of 224 x 224")
     centers: int = option(256, "point groups per cloud; published: 1024")
     group_size: int = option(32, "points per group; published: 128")
-    dim: int = option(96, "channels of the small extractor")
-    depth: int = option(3, "blocks of the small extractor")
+    dim: int = option(96, "channels of the small extractor (fpfh)")
+    depth: int = option(3, "blocks of the small extractor (fpfh)")
     layers: tuple[int, ...] = option((0, 1), "blocks whose tokens are compared, 0-based")
-    epochs: int = option(18, "epochs of stage I; 0 leaves the extractor untrained; published: 100")
+    epochs: int = option(12, "epochs of stage I; 0 leaves the extractor untrained; published: 100")
     steps: int = option(50, "stretched clouds in an epoch; published: 100")
     rate: float = option(1e-3, "highest learning rate of stage I; published, for Point-MAE: 1e-4")
     prototypes: int = option(0, "samples in the global bank; 0: one per category among the training samples")
@@ -79,7 +80,7 @@ class Config:
         check_ranges(self, RANGES)
         if self.dim % HEADS:
             raise ConfigError(f"dim must be divisible by the {HEADS} attention heads, got {self.dim}")
-        blocks = self.depth if self.points == "small" else 12
+        blocks = self.depth if self.points == "fpfh" else MAE_DEPTH
         if not self.layers or min(self.layers) < 0 or max(self.layers) >= blocks:
             raise ConfigError(f"layers must be blocks 0 to {blocks - 1} of the extractor, got {self.layers}")
 
@@ -93,7 +94,7 @@ class Glfm(Detector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._net: PointTransformer | None = None
+        self._net: Extractor | None = None
         self._used: list[dict[str, Any]] = []
         self._banks: RoutedBanks
         self._threshold: float | None = None
@@ -103,7 +104,7 @@ class Glfm(Detector):
         self._open_net()
         return self._used
 
-    def _open_net(self) -> PointTransformer:
+    def _open_net(self) -> Extractor:
         """Return the extractor, made anew where there is none."""
         c = self.config
         if self._net is None and c.points == "point_mae":
@@ -111,7 +112,7 @@ class Glfm(Detector):
         elif self._net is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(c.seed)
-                self._net = PointTransformer(c.depth, c.dim, HEADS, token_width=TOKEN_WIDTH)
+                self._net = DescriptorTransformer(FPFH_STATISTICS, c.depth, c.dim, HEADS)
         assert self._net is not None
         return self._net
 
@@ -122,6 +123,9 @@ class Glfm(Detector):
 
     def _take(self, sample: Sample, part: Tensor) -> PartCloud:
         return take_part(sample, part, self.config.max_points, self.config.group_size)
+
+    def _read(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return read_cloud_groups(points, self._open_net(), self.config.centers, self.config.group_size)
 
     def fit(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Detector:
         if len(samples) == 0:
@@ -135,6 +139,9 @@ class Glfm(Detector):
             clouds.append(self._take(sample, self._find(sample)))
             ids.append(sample.meta.id)
             categories.add(sample.meta.category)
+        net = self._open_net()
+        if isinstance(net, DescriptorTransformer):
+            net.standardise(torch.cat([self._read(cloud.points)[0] for cloud in clouds]))
         if self.config.epochs:
             self._adapt([cloud.points for cloud in clouds], report)
         found = []
@@ -168,17 +175,18 @@ class Glfm(Detector):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(c.seed)
             head = nn.Linear(int(net.norm.normalized_shape[0]), 2)
-        last = len(net.blocks.blocks) - 1  # type: ignore[arg-type]
+        last = (c.depth if c.points == "fpfh" else MAE_DEPTH) - 1
         stretch = Stretch(StretchConfig(reference=c.reference))
 
-        def batches(epoch: int, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+        def batches(epoch: int, generator: torch.Generator) -> list[tuple[Tensor, ...]]:
             picks = torch.randint(len(clouds), (c.steps,), generator=generator).tolist()
-            return [stretch.alter(clouds[i], generator) for i in picks]
+            altered = [stretch.alter(clouds[i], generator) for i in picks]
+            return [(*self._read(points), points, mask) for points, mask in altered]
 
-        def loss(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-            points, mask = batch
-            groups, tokens = encode_points(points, net, (last,), c.centers, c.group_size)
-            probability = head(three_interpolate(points, points[groups.center], tokens)).softmax(1)[:, 1]
+        def loss(batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+            groups, middle, center, points, mask = batch
+            tokens = net(groups, middle, (last,))[0]
+            probability = head(three_interpolate(points, points[center], tokens)).softmax(1)[:, 1]
             return {"focal": focal_loss(probability, mask), "dice": dice_loss(probability, mask)}
 
         total = c.epochs * c.steps
@@ -199,9 +207,10 @@ class Glfm(Detector):
     def _describe(self, cloud: PartCloud) -> tuple[Tensor, Tensor]:
         """Return the places (G, 3) of a part's regions and their features (G, C)."""
         c = self.config
-        groups, tokens = encode_points(cloud.points, self._open_net(), c.layers, c.centers, c.group_size)
-        middle, features = regroup_features(cloud.points, cloud.points[groups.center], tokens, c.centers, c.group_size)
-        return cloud.points[middle], features
+        groups, middle, center = self._read(cloud.points)
+        tokens = torch.cat(self._open_net()(groups, middle, c.layers), dim=1)
+        places, features = regroup_features(cloud.points, cloud.points[center], tokens, c.centers, c.group_size)
+        return cloud.points[places], features
 
     def _judge(self, sample: Sample, part: Tensor, places: Tensor, features: Tensor, without: int | None = None) -> tuple[float, Tensor]:
         """Stage III: return the score of a sample and its map; the mean over points of a cloud without a grid, else the map's maximum."""
@@ -232,8 +241,8 @@ class Glfm(Detector):
 
     def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         c = self.config
-        depth, dim, heads, width = (12, 384, 6, 128) if c.points == "point_mae" else (c.depth, c.dim, HEADS, TOKEN_WIDTH)
-        self._net = PointTransformer(depth, dim, heads, token_width=width).requires_grad_(False)
+        self._net = DescriptorTransformer(FPFH_STATISTICS, c.depth, c.dim, HEADS) if c.points == "fpfh" else PointTransformer()
+        self._net.requires_grad_(False)
         self._net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")})
         self._used = list(values["weights"])
         self._banks = RoutedBanks.from_state(tensors)
