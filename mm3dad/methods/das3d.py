@@ -19,7 +19,7 @@ from mm3dad.errors import ConfigError, DataError
 from mm3dad.features.heights import View, make_view
 from mm3dad.methods._config import MODALITIES, check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
-from mm3dad.nets.losses import focal_loss, structural_similarity
+from mm3dad.nets.losses import dice_loss, focal_loss, structural_similarity
 from mm3dad.nets.training import Task, TrainingSettings, split_normals, train
 from mm3dad.nets.unet import FOLD, DualDiscriminator, Reconstructor
 from mm3dad.scoring.calibrate import threshold_for_rate
@@ -148,7 +148,7 @@ class Das3d(Detector):
         """Return clean and altered image, clean and altered depth and the mask of one draw: turned by right angles, often defective."""
         turns = int(torch.randint(4, (), generator=generator))
         rgb, height, part = (torch.rot90(one, turns, dims=(-2, -1)) for one in (view.rgb, view.height, view.part))
-        depth = 1 - LOW - self._scale * height
+        depth = self._to_depth(height)
         use = draw_dropout(generator)
         if not any(use):
             return rgb, rgb, depth, depth, torch.zeros_like(part)
@@ -158,7 +158,11 @@ class Das3d(Detector):
             texture = alter_image(pool[int(torch.randint(len(pool), (), generator=generator))].rgb.flip(-1), generator)
         within = part if bool(part.any()) else torch.ones_like(part)
         pair = alter_pair(rgb, depth, within, texture, generator, use)
-        return rgb, pair.rgb, depth, pair.depth, pair.mask
+        return rgb, pair.rgb, depth, pair.depth.clamp(0, 1), pair.mask
+
+    def _to_depth(self, height: Tensor) -> Tensor:
+        """Turn heights in metres into a picture of depth in [0, 1], 0.9 on the table and about 0.1 on top of a part."""
+        return (1 - LOW - self._scale * height).clamp(0, 1)
 
     def _run(self, rgb: Tensor, depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct both (B, 3, H, W) and (B, 1, H, W), and compare: the probability of a defect (B, H, W)."""
@@ -169,7 +173,7 @@ class Das3d(Detector):
     def _loss(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         rgb, altered, depth, moved, mask = batch
         image, surface, probability = self._run(altered, moved)
-        terms = {"focal": focal_loss(probability, mask)}
+        terms = {"focal": focal_loss(probability, mask), "dice": dice_loss(probability, mask)}
         for name, found, wanted in (("rgb", image, rgb), ("depth", surface, depth)):
             terms[name] = functional.mse_loss(found, wanted) + 1 - structural_similarity(found, wanted).mean()
         return terms
@@ -177,8 +181,7 @@ class Das3d(Detector):
     @torch.no_grad()
     def _judge(self, view: View) -> tuple[float, Tensor]:
         """Return the score of a view, and its map (side, side): the mean probability around each pixel."""
-        depth = (1 - LOW - self._scale * view.height)[None, None]
-        probability = self._run(view.rgb[None], depth)[2]
+        probability = self._run(view.rgb[None], self._to_depth(view.height)[None, None])[2]
         window = 2 * round(POOL * self.config.side / 2) + 1
         heat = functional.avg_pool2d(probability, window, stride=1, padding=window // 2, count_include_pad=False)[0]
         return float(heat.max()), heat

@@ -28,6 +28,7 @@ from mm3dad.nets.losses import dice_loss, focal_loss
 from mm3dad.nets.point_transformer import DescriptorTransformer, PointTransformer
 from mm3dad.nets.training import Task, TrainingSettings, train
 from mm3dad.ops import three_interpolate
+from mm3dad.ops.finite import is_finite
 from mm3dad.scoring.calibrate import held_out_numbers, threshold_for_rate
 from mm3dad.scoring.maps import blur_8bit, smooth_map
 from mm3dad.synthesis import find_part
@@ -186,6 +187,8 @@ class Glfm(Detector):
         def loss(batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
             groups, middle, center, points, mask = batch
             tokens = net(groups, middle, (last,))[0]
+            if not is_finite(tokens):  # the loop names a training that diverged; the interpolation would blame the cloud
+                return {"focal": tokens.new_tensor(math.nan)}
             probability = head(three_interpolate(points, points[center], tokens)).softmax(1)[:, 1]
             return {"focal": focal_loss(probability, mask), "dice": dice_loss(probability, mask)}
 

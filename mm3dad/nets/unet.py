@@ -15,6 +15,7 @@ from torch.nn import functional
 from mm3dad.errors import ConfigError
 
 FOLD = 2  # pixels a side that become channels
+PRIOR = -3.0  # logit of a defect before training
 
 
 class Reconstructor(nn.Module):
@@ -59,6 +60,8 @@ class DualDiscriminator(nn.Module):
         self.ups = nn.ModuleList(_block(wide[n] + streams * widths[-2 - n], wide[n + 1]) for n in range(levels))
         self.last = nn.Conv2d(widths[0], FOLD**2, 3, padding=1)
         _start(self)
+        # Defects are rare: a start at their frequency, not at one half (Lin et al., ICCV 2017, section 4.1).
+        nn.init.constant_(self.last.bias, PRIOR)  # type: ignore[arg-type]
 
     def forward(self, streams: Sequence[Tensor]) -> Tensor:
         """Return the probability of a defect, (B, H, W) in (0, 1), from one (B, channels, H, W) per stream."""
