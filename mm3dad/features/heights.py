@@ -12,6 +12,7 @@ from mm3dad.errors import DataError
 from mm3dad.ops.table import fit_plane, fit_table
 from mm3dad.types import Sample
 
+FLAT = 0.1  # least relief of a part, as a share of its width
 PASSES = 16  # of filling holes from their edges
 
 
@@ -23,11 +24,13 @@ class View:
         rgb: (3, side, side) float32 in [0, 1].
         height: (side, side) float32, metres above the table, towards the sensor; holes are filled from their edges.
         part: (side, side) bool, where most of a cell is the part.
+        relief: metres, the part's height; at least a tenth of its width, so that defects of a flat plate do not leave every scale.
     """
 
     rgb: Tensor
     height: Tensor
     part: Tensor
+    relief: float
 
 
 def make_view(sample: Sample, part: Tensor, side: int) -> View:
@@ -53,7 +56,14 @@ def make_view(sample: Sample, part: Tensor, side: int) -> View:
     # Adaptive pooling repeats pixels where the square is finer than the sample.
     pooled = functional.adaptive_avg_pool2d(stack, side)
     seen = pooled[4]
-    return View(pooled[:3].contiguous(), fill_holes(pooled[3] / seen.clamp_min(1e-6), seen > 0), pooled[5] > 0.5)
+    seen_part = part & sample.valid
+    relief = 0.0
+    if bool(seen_part.any()):
+        place = sample.xyz[:2, seen_part]
+        relief = max(
+            float(height[seen_part].max() - min(0.0, float(height[seen_part].min()))), FLAT * float((place.amax(1) - place.amin(1)).max())
+        )
+    return View(pooled[:3].contiguous(), fill_holes(pooled[3] / seen.clamp_min(1e-6), seen > 0), pooled[5] > 0.5, relief)
 
 
 def fill_holes(values: Tensor, known: Tensor) -> Tensor:

@@ -27,9 +27,10 @@ from mm3dad.scoring.maps import upsample_map
 from mm3dad.synthesis import alter_image, alter_pair, draw_dropout, draw_texture, find_part
 from mm3dad.types import Prediction, Sample
 
-LOW, ROOM = 0.1, 0.8  # 3DSR: a part's heights fill 0.1 to 0.9, which leaves room for defects
+LOW, ROOM = 0.1, 0.8  # 3DSR: a part's relief fills 0.1 to 0.9, which leaves room for defects
 POOL = 21 / 256  # DRAEM: side of the window whose mean is the score, as a share of the picture
 STEPS = 25  # of an epoch
+SINGLE = 1 / 3  # of the defects are of the image alone, of the depth alone, and of both
 RANGES = (
     ("side", 32, 1024),
     ("width", 1, 512),
@@ -83,7 +84,7 @@ class Das3d(Detector):
                 {
                     "rgb": Reconstructor(3, c.width, c.levels),
                     "xyz": Reconstructor(1, c.width, c.levels),
-                    "discriminator": DualDiscriminator((6, 2), c.width, c.levels),
+                    "discriminator": DualDiscriminator((9, 3), c.width, c.levels),
                 }
             ).eval()
         # Channels last: a third less time for convolutions on a CPU.
@@ -105,8 +106,7 @@ class Das3d(Detector):
         for number in range(len(samples)):
             report("reading", number, len(samples))
             views.append(self._view(samples[number]))
-        tops = torch.tensor([float(view.height[view.part].abs().max()) for view in views if bool(view.part.any())])
-        self._scale = ROOM / max(float(tops.median()) if len(tops) else 0.0, 1e-3)
+        self._scale = ROOM / max(1e-4, float(torch.tensor([view.relief for view in views]).median()))
         learn, held = split_normals(len(views), seed=self.config.seed)
         self._train([views[i] for i in learn], [views[i] for i in held], report)
         self.is_fitted = True
@@ -149,7 +149,7 @@ class Das3d(Detector):
         turns = int(torch.randint(4, (), generator=generator))
         rgb, height, part = (torch.rot90(one, turns, dims=(-2, -1)) for one in (view.rgb, view.height, view.part))
         depth = self._to_depth(height)
-        use = draw_dropout(generator)
+        use = draw_dropout(generator, single=SINGLE)
         if not any(use):
             return rgb, rgb, depth, depth, torch.zeros_like(part)
         if bool(torch.rand((), generator=generator) < 0.5):
@@ -168,7 +168,9 @@ class Das3d(Detector):
         """Reconstruct both (B, 3, H, W) and (B, 1, H, W), and compare: the probability of a defect (B, H, W)."""
         rgb, depth = (one.contiguous(memory_format=torch.channels_last) for one in (rgb, depth))
         image, surface = self._nets["rgb"](rgb), self._nets["xyz"](depth)
-        return image, surface, self._nets["discriminator"]([torch.cat([rgb, image], dim=1), torch.cat([depth, surface], dim=1)])
+        # The difference beside the pair: what a short training would else spend most of its steps on.
+        streams = [torch.cat([given, found, (given - found).abs()], dim=1) for given, found in ((rgb, image), (depth, surface))]
+        return image, surface, self._nets["discriminator"](streams)
 
     def _loss(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         rgb, altered, depth, moved, mask = batch

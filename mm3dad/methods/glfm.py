@@ -98,6 +98,7 @@ class Glfm(Detector):
         self._net: Extractor | None = None
         self._used: list[dict[str, Any]] = []
         self._banks: RoutedBanks
+        self._has_table = True
         self._threshold: float | None = None
 
     @property
@@ -120,7 +121,8 @@ class Glfm(Detector):
     def _find(self, sample: Sample) -> Tensor:
         if "xyz" not in sample.modalities:
             raise DataError(f"sample {sample.meta.id!r} has no xyz, and glfm sees points alone; use patchcore for images")
-        return find_part(sample)
+        assert sample.valid is not None
+        return find_part(sample) if self._has_table else sample.valid
 
     def _take(self, sample: Sample, part: Tensor) -> PartCloud:
         return take_part(sample, part, self.config.max_points, self.config.group_size)
@@ -132,14 +134,18 @@ class Glfm(Detector):
         if len(samples) == 0:
             raise DataError("glfm needs at least one normal sample, got none; check the training folder")
         report = progress or (lambda stage, done, total: None)
-        self.is_fitted, self._net = False, None
-        clouds, ids, categories = [], [], set()
+        self.is_fitted, self._net, self._has_table = False, None, True
+        clouds, ids, categories, apart = [], [], set(), 0
         for number in range(len(samples)):
             report("reading", number, len(samples))
             sample = samples[number]
-            clouds.append(self._take(sample, self._find(sample)))
+            part = self._find(sample)
+            apart += not torch.equal(part, sample.valid)  # type: ignore[arg-type]
+            clouds.append(self._take(sample, part))
             ids.append(sample.meta.id)
             categories.add(sample.meta.category)
+        # Parts that fill the picture: what stands out of it on a test sample is a defect, and no part on a table.
+        self._has_table = 2 * apart > len(samples)
         net = self._open_net()
         if isinstance(net, DescriptorTransformer):
             net.standardise(torch.cat([self._read(cloud.points)[0] for cloud in clouds]))
@@ -240,7 +246,7 @@ class Glfm(Detector):
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         net = {f"net.{key}": value for key, value in self._open_net().state_dict().items()}
-        return self._banks.state() | net, {"threshold": self._threshold, "weights": self._used}
+        return self._banks.state() | net, {"threshold": self._threshold, "weights": self._used, "has_table": self._has_table}
 
     def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         c = self.config
@@ -249,4 +255,4 @@ class Glfm(Detector):
         self._net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")})
         self._used = list(values["weights"])
         self._banks = RoutedBanks.from_state(tensors)
-        self._threshold = values["threshold"]
+        self._threshold, self._has_table = values["threshold"], bool(values["has_table"])

@@ -47,16 +47,13 @@ def structural_similarity(one: Tensor, other: Tensor, window: int = 11, sigma: f
     """
     offset = torch.arange(window, dtype=one.dtype, device=one.device) - window // 2
     line = torch.exp(-(offset**2) / (2 * sigma**2))
-    line = line / line.sum()
-    channels = one.shape[1]
+    shape, half = one.shape, window // 2
 
     def blur(values: Tensor) -> Tensor:
-        for shape, pad in (((1, 1, window, 1), (window // 2, 0)), ((1, 1, 1, window), (0, window // 2))):
-            values = functional.conv2d(values, line.view(shape).expand(channels, -1, -1, -1), padding=pad, groups=channels)
-        return values
+        down = functional.conv2d(values.reshape(-1, 1, *shape[2:]), line.view(1, 1, window, 1), padding=(half, 0))
+        return functional.conv2d(down, line.view(1, 1, 1, window), padding=(0, half)).view_as(values)
 
-    inside = blur(torch.ones_like(one[:1]))
-    stack = [blur(values) / inside for values in (one, other, one * one, other * other, one * other)]
-    mean, mean_, square, square_, product = stack
+    inside = blur(one.new_ones(1, *shape[2:]))
+    mean, mean_, square, square_, product = (blur(torch.stack([one, other, one * one, other * other, one * other])) / inside).unbind(0)
     spread, spread_, shared = square - mean * mean, square_ - mean_ * mean_, product - mean * mean_
     return (2 * mean * mean_ + 1e-4) * (2 * shared + 9e-4) / ((mean**2 + mean_**2 + 1e-4) * (spread + spread_ + 9e-4))
