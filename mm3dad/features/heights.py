@@ -60,9 +60,9 @@ def make_view(sample: Sample, part: Tensor, side: int) -> View:
     relief = 0.0
     if bool(seen_part.any()):
         place = sample.xyz[:2, seen_part]
-        relief = max(
-            float(height[seen_part].max() - min(0.0, float(height[seen_part].min()))), FLAT * float((place.amax(1) - place.amin(1)).max())
-        )
+        # Quantiles, because single points fly at edges.
+        low, high = height[seen_part].quantile(torch.tensor([0.005, 0.995])).tolist()
+        relief = max(high - min(0.0, low), FLAT * float((place.amax(1) - place.amin(1)).max()))
     return View(pooled[:3].contiguous(), fill_holes(pooled[3] / seen.clamp_min(1e-6), seen > 0), pooled[5] > 0.5, relief)
 
 
