@@ -1,5 +1,5 @@
 """One file per method; `_detector` is the contract they share."""
 
-from mm3dad.methods._detector import Detector, Needs, load_detector
+from mm3dad.methods._detector import Detector, Needs, load_detector, resolve_config
 
-__all__ = ["Detector", "Needs", "load_detector"]
+__all__ = ["Detector", "Needs", "load_detector", "resolve_config"]
