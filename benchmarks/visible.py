@@ -76,7 +76,8 @@ def main() -> None:
     for category in arguments.category:
         rows.append(measure(arguments.method, arguments.root, category, arguments.sense, options))
         row = rows[-1]
-        print(f"{category}: image AUROC {row['image_auroc']:.4f} ({row['defective']} defective, {row['good']} good), fit {row['fit_seconds']} s")
+        counted = f"{row['defective']} defective, {row['good']} good"
+        print(f"{category}: image AUROC {row['image_auroc']:.4f} ({counted}), fit {row['fit_seconds']} s")
     if arguments.json:
         files.write_json(arguments.json, rows)
 
