@@ -14,7 +14,7 @@ from mm3dad.registry import METHODS as REGISTRY
 ALL = ("full", "4shot", "2shot", "1shot", "zero")  # settings, in the page's order
 SHORT = ("full", "4shot", "1shot", "zero")
 SEEDS = (0, 1, 2)  # of a whole line; zero-shot methods run under the first
-METHODS = ("duet", "patchcore", "btf", "m3dm", "rad", "mrad", "cif", "cfm", "mentor3ad", "muscv2")
+METHODS = ("duet", "patchcore", "btf", "m3dm", "rad", "mrad", "cif", "cfm", "mentor3ad", "muscv2", "glfm", "das3d")
 
 
 def shots_of(setting: str) -> int | None:
@@ -74,6 +74,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "cfm": {"backbone": "dino_vitb8", "points": "point_mae", "fineness": 8, "reference": True},
     "mentor3ad": {"backbone": "dino_vitb8", "points": "point_mae", "fineness": 2, "max_points": 50176},
     "muscv2": {"backbone": "dino_vitb8", "points": "point_mae", "reference": True},
+    "glfm": {
+        "points": "point_mae", "max_points": 50176, "centers": 1024, "group_size": 128, "epochs": 100, "steps": 100, "rate": 1e-4,
+        "reference": True,
+    },
 }
 DATA_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("cif", "eyecandies"): {"hyperedges": 8}}
 

@@ -55,7 +55,9 @@ METHODS = Registry(
         "btf": "mm3dad.methods.btf:BTF",
         "cfm": "mm3dad.methods.cfm:CFM",
         "cif": "mm3dad.methods.cif:Cif",
+        "das3d": "mm3dad.methods.das3d:Das3d",
         "duet": "mm3dad.methods.duet:Duet",
+        "glfm": "mm3dad.methods.glfm:Glfm",
         "m3dm": "mm3dad.methods.m3dm:M3DM",
         "mentor3ad": "mm3dad.methods.mentor3ad:Mentor3AD",
         "mrad": "mm3dad.methods.mrad:Mrad",
@@ -70,6 +72,7 @@ DATASETS = Registry(
         "mvtec3d": "mm3dad.data.mvtec3d:MVTec3D",
         "eyecandies": "mm3dad.data.eyecandies:Eyecandies",
         "folder": "mm3dad.data.folder:Folder",
+        "real3d": "mm3dad.data.real3d:Real3D",
         "synthetic": "mm3dad.data.mvtec3d:Synthetic",
     },
 )

@@ -277,7 +277,7 @@ def _add_data(verb: Parser) -> None:
 
 
 def _add_tree(verb: Parser) -> None:
-    verb.add_argument("--dataset", metavar="NAME", required=True, help="mvtec3d, eyecandies, folder or synthetic")
+    verb.add_argument("--dataset", metavar="NAME", required=True, help="mvtec3d, eyecandies, real3d, folder or synthetic")
     verb.add_argument("--root", metavar="DIR", required=True, help="folder of the data set")
 
 

@@ -173,10 +173,15 @@ def encode_groups(groups: PointGroups, net: PointTransformer, layers: Sequence[i
     The cloud is centred and scaled to the unit sphere first, the scale the encoder was trained at
     (MuSc-V2's preprocessing; multimodal sheet, part 1.3).
     """
+    return torch.cat(net(*scale_groups(groups), layers=tuple(layers)), dim=1)
+
+
+def scale_groups(groups: PointGroups) -> tuple[Tensor, Tensor]:
+    """Return the points of each group less its centre (G, size, 3), and the centres (G, 3), of the cloud centred and in the unit sphere."""
     points = groups.points - groups.points.mean(0)
     points = points / points.norm(dim=1).max().clamp_min(torch.finfo(points.dtype).tiny)
     centers = points[groups.center]
-    return torch.cat(net(points[groups.index] - centers[:, None], centers, layers=tuple(layers)), dim=1)
+    return points[groups.index] - centers[:, None], centers
 
 
 def spread_to_points(values: Tensor, centers: Tensor, points: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ GROUP_BLOCK = 64
 
 
 class PointTransformer(nn.Module):
-    """Turn groups of points into tokens; meant for inference, so it starts in eval mode and without dropped paths.
+    """Turn groups of points into tokens; starts in eval mode, and drops no path in training either.
 
     Args:
         depth: transformer blocks.
@@ -68,23 +68,65 @@ class PointTransformer(nn.Module):
             ShapeError: a shape does not fit.
             ConfigError: `layers` is empty or names a block that does not exist.
         """
-        blocks: Any = self.blocks.blocks
         if groups.ndim != 3 or groups.shape[2] != 3 or 0 in groups.shape or not groups.is_floating_point():
             raise ShapeError(f"groups must be floating (G, size, 3), got {tuple(groups.shape)} {groups.dtype}")
         if centers.shape != (len(groups), 3):
             raise ShapeError(f"centers must be (G, 3) with G = {len(groups)} as in groups, got {tuple(centers.shape)}")
-        if not layers or min(layers) < 0 or max(layers) >= len(blocks):
-            raise ConfigError(f"layers must be blocks 0 to {len(blocks) - 1}, got {tuple(layers)}")
         # Statistics of the cloud need the whole cloud at once.
-        parts = [groups] if self.batch_statistics else groups.split(GROUP_BLOCK)
-        tokens = torch.cat([self.encoder(part) for part in parts]).unsqueeze(0)
-        position = self.pos_embed(centers).unsqueeze(0)
-        read = {}
-        for number in range(max(layers) + 1):
-            tokens = blocks[number](tokens + position)
-            if number in layers:
-                read[number] = self.norm(tokens).squeeze(0)
-        return [read[number] for number in layers]
+        parts = [groups] if self.batch_statistics or self.training else groups.split(GROUP_BLOCK)
+        tokens = torch.cat([self.encoder(part) for part in parts])
+        return read_blocks(tokens, self.pos_embed(centers), self.blocks.blocks, self.norm, layers)
+
+
+class DescriptorTransformer(nn.Module):
+    """The same blocks on hand-made descriptors of groups in place of their points: small enough to be trained from scratch.
+
+    Args:
+        channels: of a descriptor.
+        depth, dim, heads: as `PointTransformer`.
+    """
+
+    def __init__(self, channels: int, depth: int = 3, dim: int = 96, heads: int = 4) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+        self.embed = nn.Linear(channels, dim)
+        self.pos_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, dim))
+        self.blocks = nn.ModuleList(_Block(dim, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.eval()
+
+    def standardise(self, descriptors: Tensor) -> None:
+        """Take the scale of the descriptors from normal ones (N, channels)."""
+        deviation, mean = torch.std_mean(descriptors, dim=0, correction=0)
+        self.shift.copy_(mean)
+        self.scale.copy_(1 / deviation.clamp_min(1e-3))
+
+    def forward(self, descriptors: Tensor, centers: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Encode one cloud: descriptors (G, channels) at centers (G, 3) to one (G, dim) per block to read.
+
+        Raises:
+            ConfigError: `layers` is empty or names a block that does not exist.
+        """
+        tokens = self.embed((descriptors - self.shift) * self.scale)
+        return read_blocks(tokens, self.pos_embed(centers), self.blocks, self.norm, layers)
+
+
+def read_blocks(tokens: Tensor, position: Tensor, blocks: Any, norm: nn.Module, layers: Sequence[int]) -> list[Tensor]:
+    """Pass tokens (G, dim) through blocks, their position (G, dim) added before each, and read some of them behind the norm.
+
+    Raises:
+        ConfigError: `layers` is empty or names a block that does not exist.
+    """
+    if not layers or min(layers) < 0 or max(layers) >= len(blocks):
+        raise ConfigError(f"layers must be blocks 0 to {len(blocks) - 1}, got {tuple(layers)}")
+    tokens, position = tokens.unsqueeze(0), position.unsqueeze(0)
+    read = {}
+    for number in range(max(layers) + 1):
+        tokens = blocks[number](tokens + position)
+        if number in layers:
+            read[number] = norm(tokens).squeeze(0)
+    return [read[number] for number in layers]
 
 
 class _TokenNet(nn.Module):

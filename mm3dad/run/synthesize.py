@@ -16,7 +16,7 @@ from mm3dad import __version__, files
 from mm3dad.data import Dataset, Record
 from mm3dad.data.writing import write_sample
 from mm3dad.errors import DataError
-from mm3dad.methods._detector import resolve_config
+from mm3dad.methods import resolve_config
 from mm3dad.registry import DATASETS, SYNTHESIZERS
 from mm3dad.run._manifest import MANIFEST, check_apart, check_out, close_manifest, describe_inputs, is_current, note_sample, resume
 from mm3dad.run._pool import run_parallel

@@ -11,6 +11,7 @@ from torch import Tensor
 from mm3dad.errors import ConfigError, DataError, ShapeError
 
 Size = tuple[int, int]
+FINEST = 4  # pixels of a cell at least
 TRIES = 200  # draws until a mask hits the part; the threshold falls by a tenth with each
 
 
@@ -57,7 +58,11 @@ def perlin_noise(size: Size, cells: tuple[int, int], generator: torch.Generator,
 
 
 def draw_noise(size: Size, generator: torch.Generator, octaves: int = 6) -> Tensor:
-    """Draw Perlin noise of random fineness, 2^U{0 .. octaves - 1} cells on each axis, and of a random turn within a right angle (DRAEM)."""
+    """Draw Perlin noise of random fineness and of a random turn within a right angle (DRAEM).
+
+    Each axis has 2^U{0 .. octaves - 1} cells, none of less than four pixels, below which noise is no region any more.
+    """
+    octaves = min(octaves, max(1, int(math.log2(max(1, min(size) / FINEST))) + 1))
     down, right = (2 ** int(power) for power in torch.randint(0, octaves, (2,), generator=generator))
     return perlin_noise(size, (down, right), generator, uniform(generator, -math.pi / 2, math.pi / 2))
 

@@ -17,7 +17,7 @@ from mm3dad.view.surface import height_picture
 if TYPE_CHECKING:
     from mm3dad.types import Sample
 
-TILE, GAP, SHOWN = 150, 6, 12  # pixels of a tile and between tiles; samples at most
+TILE, GAP, SHOWN = 130, 6, 12  # pixels of a tile and between tiles; samples at most
 
 
 def write_sheet(root: str | Path, category: str, folder: str, path: str | Path) -> Path:
@@ -47,7 +47,9 @@ def write_sheet(root: str | Path, category: str, folder: str, path: str | Path) 
     for number, row in enumerate(rows):
         top, left = number // 2 * height + GAP, number % 2 * width + GAP
         sheet[top : top + TILE, left : left + row.shape[1]] = row
-    return files.write_with(path, lambda temporary: Image.fromarray(sheet).save(temporary, format="PNG", optimize=True))
+    # 256 colours are plenty for thumbnails, and a third of the bytes.
+    picture = Image.fromarray(sheet).quantize(256)
+    return files.write_with(path, lambda temporary: picture.save(temporary, format="PNG", optimize=True))
 
 
 def _tiles(sample: Sample) -> list[Picture]:

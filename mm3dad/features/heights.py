@@ -1,0 +1,84 @@
+"""A view of a part as small square pictures: colour, and height above the table, in register."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mm3dad.errors import DataError
+from mm3dad.ops.table import fit_plane, fit_table
+from mm3dad.types import Sample
+
+FLAT = 0.1  # least relief of a part, as a share of its width
+PASSES = 16  # of filling holes from their edges
+
+
+@dataclass(frozen=True)
+class View:
+    """One sample on a square grid.
+
+    Args:
+        rgb: (3, side, side) float32 in [0, 1].
+        height: (side, side) float32, metres above the table, towards the sensor; holes are filled from their edges.
+        part: (side, side) bool, where most of a cell is the part.
+        relief: metres, the part's height; at least a tenth of its width, so that defects of a flat plate do not leave every scale.
+    """
+
+    rgb: Tensor
+    height: Tensor
+    part: Tensor
+    relief: float
+
+
+def make_view(sample: Sample, part: Tensor, side: int) -> View:
+    """Bring a sample to a square: colour by areas, heights by the mean of a cell's valid points.
+
+    Heights, not depths: the tilt of the table would take up most of a depth image's range.
+
+    Args:
+        sample: with rgb and xyz on a grid.
+        part: (H, W) bool, the part.
+        side: of the square.
+    Raises:
+        DataError: no valid point, or a cloud without a grid.
+    """
+    assert sample.rgb is not None and sample.xyz is not None and sample.valid is not None
+    if not sample.meta.organised or sample.size[0] == 1:
+        raise DataError(f"sample {sample.meta.id!r} is a cloud without a grid; this method needs an organised one, use duet or glfm")
+    if not bool(sample.valid.any()):
+        raise DataError(f"sample {sample.meta.id!r} has no valid point; check the sensor, the unit and the mask of missing points")
+    table = fit_table(sample.xyz, sample.valid) or fit_plane(sample.xyz[:, sample.valid].T.double())
+    height = torch.where(sample.valid, table.height(sample.xyz), 0.0).float()
+    stack = torch.cat([sample.rgb, height[None], sample.valid[None].float(), part[None].float()])
+    # Adaptive pooling repeats pixels where the square is finer than the sample.
+    pooled = functional.adaptive_avg_pool2d(stack, side)
+    seen = pooled[4]
+    seen_part = part & sample.valid
+    relief = 0.0
+    if bool(seen_part.any()):
+        place = sample.xyz[:2, seen_part]
+        # Quantiles, because single points fly at edges.
+        low, high = height[seen_part].quantile(torch.tensor([0.005, 0.995])).tolist()
+        relief = max(high - min(0.0, low), FLAT * float((place.amax(1) - place.amin(1)).max()))
+    return View(pooled[:3].contiguous(), fill_holes(pooled[3] / seen.clamp_min(1e-6), seen > 0), pooled[5] > 0.5, relief)
+
+
+def fill_holes(values: Tensor, known: Tensor) -> Tensor:
+    """Fill the unknown cells of a map (H, W) from their edges inwards, by means of known neighbours; what stays unknown is 0.
+
+    Args:
+        values: (H, W) floating.
+        known: (H, W) bool.
+    """
+    held = torch.stack([values * known, known.to(values.dtype)])
+    for _ in range(PASSES):
+        if bool((held[1] > 0).all()):
+            break
+        total, weight = functional.avg_pool2d(held[None], 3, stride=1, padding=1)[0]
+        filled = total / weight.clamp_min(1e-9)
+        fresh = (held[1] == 0) & (weight > 0)
+        held = torch.stack([torch.where(fresh, filled, held[0]), (held[1] + fresh).clamp_max(1)])
+    return held[0]

@@ -1,0 +1,59 @@
+"""Losses of segmentation and of reconstruction that several methods train with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def focal_loss(probability: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    """Return the mean of -(1 - p)^gamma ln p, with p the probability given to the truth: what is easy counts little.
+
+    Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017; without class weights, as in DRAEM and GLFM.
+
+    Args:
+        probability: floating in [0, 1], of a defect.
+        target: 0 or 1, same shape.
+        gamma: 0 gives the cross entropy.
+    """
+    truth = torch.where(target > 0, probability, 1 - probability).clamp_min(1e-5)
+    return (-((1 - truth) ** gamma) * truth.log()).mean()
+
+
+def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
+    """Return 1 - (2 sum(p t) + smooth) / (sum p + sum t + smooth): how little a region and its probability overlap.
+
+    Args:
+        probability: floating in [0, 1], of a defect.
+        target: 0 or 1, same shape.
+        smooth: keeps empty regions defined.
+    """
+    target = target.to(probability.dtype)
+    return 1 - (2 * (probability * target).sum() + smooth) / (probability.sum() + target.sum() + smooth)
+
+
+def structural_similarity(one: Tensor, other: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """Return SSIM at each pixel, in [-1, 1]; images in [0, 1], Gaussian window, statistics of the pixels inside the picture.
+
+    Source: Wang et al., Image Quality Assessment, IEEE TIP 2004.
+
+    Args:
+        one, other: (B, C, H, W) floating.
+        window: odd side of the window.
+        sigma: of the window.
+    Returns:
+        (B, C, H, W).
+    """
+    offset = torch.arange(window, dtype=one.dtype, device=one.device) - window // 2
+    line = torch.exp(-(offset**2) / (2 * sigma**2))
+    shape, half = one.shape, window // 2
+
+    def blur(values: Tensor) -> Tensor:
+        down = functional.conv2d(values.reshape(-1, 1, *shape[2:]), line.view(1, 1, window, 1), padding=(half, 0))
+        return functional.conv2d(down, line.view(1, 1, 1, window), padding=(0, half)).view_as(values)
+
+    inside = blur(one.new_ones(1, *shape[2:]))
+    mean, mean_, square, square_, product = (blur(torch.stack([one, other, one * one, other * other, one * other])) / inside).unbind(0)
+    spread, spread_, shared = square - mean * mean, square_ - mean_ * mean_, product - mean * mean_
+    return (2 * mean * mean_ + 1e-4) * (2 * shared + 9e-4) / ((mean**2 + mean_**2 + 1e-4) * (spread + spread_ + 9e-4))
