@@ -53,6 +53,7 @@ METHODS = Registry(
     "method",
     {
         "btf": "mm3dad.methods.btf:BTF",
+        "cfm": "mm3dad.methods.cfm:CFM",
         "cif": "mm3dad.methods.cif:Cif",
         "duet": "mm3dad.methods.duet:Duet",
         "m3dm": "mm3dad.methods.m3dm:M3DM",

@@ -37,8 +37,12 @@ class FeatureFusion(nn.Module):
         """
         query = F.normalize(self.rgb_head(self.rgb(rgb)), dim=1)
         key = F.normalize(self.xyz_head(self.xyz(xyz)), dim=1)
-        target = torch.arange(len(query), device=query.device)
-        return 2 * temperature * F.cross_entropy(query @ key.T / temperature, target)
+        return 2 * temperature * contrast(query, key, temperature)
+
+
+def contrast(query: Tensor, key: Tensor, temperature: float) -> Tensor:
+    """Return InfoNCE: how badly each query (P, C) finds its own key, the row of the same number, among all keys (P, C) of a batch."""
+    return F.cross_entropy(query @ key.T / temperature, torch.arange(len(query), device=query.device))
 
 
 def _block(channels: int, expansion: int) -> nn.Sequential:
