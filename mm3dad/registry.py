@@ -56,6 +56,7 @@ METHODS = Registry(
         "cfm": "mm3dad.methods.cfm:CFM",
         "cif": "mm3dad.methods.cif:Cif",
         "duet": "mm3dad.methods.duet:Duet",
+        "g2sf": "mm3dad.methods.g2sf:G2SF",
         "m3dm": "mm3dad.methods.m3dm:M3DM",
         "mrad": "mm3dad.methods.mrad:Mrad",
         "patchcore": "mm3dad.methods.patchcore:PatchCore",
