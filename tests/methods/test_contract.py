@@ -20,10 +20,15 @@ from tests.methods.parts import SMALL, make_sample, make_samples
 NAMES = [name for name in mm3dad.list_methods() if type(mm3dad.create(name)).__module__.startswith("mm3dad.")]
 
 
+# Trainings short enough for a test.
+SHORT = {"g2sf": {"defects": 12, "epochs": 5, "hidden": 32, "batch": 128}}
+
+
 def create(name):
     """A detector at a small size; a method takes of the small settings those it has."""
     known = {field.name for field in dataclasses.fields(METHODS.get(name).Config)}
-    return mm3dad.create(name, **{key: value for key, value in {**SMALL, "point_side": 24}.items() if key in known})
+    small = {key: value for key, value in {**SMALL, "point_side": 24}.items() if key in known}
+    return mm3dad.create(name, **small | SHORT.get(name, {}))
 
 
 def make_training(name):
