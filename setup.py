@@ -49,6 +49,7 @@ EXTRAS = {
         "pytest-xdist>=3.6",
         "ruff>=0.11",
         "scikit-learn>=1.5",
+        "zuko>=1.4",  # the flow of resad
     ],
 }
 

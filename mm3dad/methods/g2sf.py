@@ -46,9 +46,9 @@ class Config(RetrievalConfig):
     fineness: int = option(1, "cells a side for one of a stride-8 image grid; published: 2 (56 x 56)")
     learned: bool = option(True, "train the scales; false leaves the plain mean of both distances, for an ablation")
     defects: int = option(80, "samples with pasted defects to learn from; published: 800")
-    hidden: int = option(128, "width of the network's hidden layers; published: 512")
-    epochs: int = option(40, "passes of 20 steps; published: 80")
-    batch: int = option(512, "most patches in a step, half of them of defects; published: 8192")
+    hidden: int = option(64, "width of the network's hidden layers; published: 512")
+    epochs: int = option(20, "passes of 20 steps; published: 80")
+    batch: int = option(256, "most patches in a step, half of them of defects; published: 8192")
     rate: float = option(1e-3, "learning rate of the network; published: 1.5e-4 for its far larger batches")
     held_out: float = option(0.2, "share of the normal samples whose defects choose the best epoch; published: 0.5, of the patches")
 
