@@ -62,6 +62,7 @@ METHODS = Registry(
         "patchcore": "mm3dad.methods.patchcore:PatchCore",
         "muscv2": "mm3dad.methods.muscv2:MuScV2",
         "rad": "mm3dad.methods.rad:Rad",
+        "resad": "mm3dad.methods.resad:ResAD",
     },
 )
 DATASETS = Registry(

@@ -27,7 +27,7 @@ def test_inverse_returns_to_the_start(channels, condition):
     given = torch.randn(20, condition, dtype=torch.float64) if condition else None
     latents, gains = flow(values, given)
     assert latents.shape == values.shape and gains.shape == (20,) and not torch.allclose(latents, values)
-    torch.testing.assert_close(flow.inverse(latents, given), values)
+    torch.testing.assert_close(flow.inverse(latents, given), values, rtol=1e-4, atol=1e-5)  # rotations are kept in float32
 
 
 @pytest.mark.parametrize(("channels", "condition"), [(2, 0), (5, 4)])
@@ -43,7 +43,8 @@ def test_log_determinant_is_that_of_the_jacobian(channels, condition):
 def test_starts_as_a_near_isometry():
     flow = ConditionalFlow(6, blocks=3)
     values = torch.randn(50, 6)
-    latents, gains = flow(values)
+    with torch.no_grad():
+        latents, gains = flow(values)
     assert float(gains.abs().max()) < 3 and float((latents.norm(dim=1) / values.norm(dim=1) - 1).abs().max()) < 0.8
 
 
