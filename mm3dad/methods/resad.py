@@ -1,7 +1,7 @@
 """resad: what is left of a patch once the most similar patch of a few normal references is taken off is alike for all products.
 
 ResAD (NeurIPS 2024, arXiv 2410.20047) in the form of its published code, ResAD++ (IJCV 2026, arXiv 2509.23741), for convolutional
-backbones. `fit` takes a labelled set of other products, from which it learns, and normal samples of the products under test, its references.
+backbones. `fit` takes a labelled set of other products, from which it learns, and normal samples of those under test, its references.
 Differs from its code: all levels lie on the finest grid; residuals are in units of their own size; likelihoods are compared with those of
 normal auxiliary samples instead of the largest of the test set. Weights: embedded Apache-2.0; the rest is learned from the auxiliary set.
 """
@@ -265,7 +265,7 @@ class ResAD(Detector):
             return next(iter(self._references.values()))
         known = ", ".join(sorted(self._references))
         raise DataError(
-            f"sample {sample.meta.id!r} is of product {sample.meta.category!r}, and this model has references of {known}; fit with some of it"
+            f"sample {sample.meta.id!r} is of product {sample.meta.category!r}, and this model has references of {known}; fit with some"
         )
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -26,14 +26,14 @@ def match_references(features: Tensor, references: Tensor, cosine: bool = True) 
         cosine: by cosine, as the published code does; False by Euclidean distance, as the paper writes.
 
     Raises:
-        ShapeError: widths that differ, or no reference.
+        ShapeError: widths that differ, no feature or no reference.
         DataError: NaN or infinite values.
     """
     check_values("features", features, "(P, C)")
     check_values("references", references, "(R, C)")
-    if features.shape[1] != references.shape[1] or not len(references):
+    if features.shape[1] != references.shape[1]:
         raise ShapeError(
-            f"features (P, C) and references (R, C) must have one width and R >= 1, got {tuple(features.shape)} and "
+            f"features (P, C) and references (R, C) must have one width, got {tuple(features.shape)} and "
             f"{tuple(references.shape)}; use the backbone the model was fitted with"
         )
     if cosine:
