@@ -14,7 +14,7 @@ from mm3dad.registry import METHODS as REGISTRY
 ALL = ("full", "4shot", "2shot", "1shot", "zero")  # settings, in the page's order
 SHORT = ("full", "4shot", "1shot", "zero")
 SEEDS = (0, 1, 2)  # of a whole line; zero-shot methods run under the first
-METHODS = ("duet", "patchcore", "btf", "m3dm", "rad", "mrad", "cif", "muscv2")
+METHODS = ("duet", "patchcore", "btf", "m3dm", "rad", "mrad", "cif", "muscv2", "g2sf", "resad")
 
 
 def shots_of(setting: str) -> int | None:
@@ -72,6 +72,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "mrad": {"backbone": "clip_vitl14_336", "image_size": 518, "reference": True},
     "cif": {"backbone": "dino_vitb8", "points": "point_mae", "point_side": 224, "reference": True},
     "muscv2": {"backbone": "dino_vitb8", "points": "point_mae", "reference": True},
+    "g2sf": {
+        "backbone": "dino_vitb8", "points": "point_mae", "fineness": 2, "max_points": 50176, "centers": 512, "hidden": 512,
+        "defects": 800, "epochs": 80, "batch": 8192, "rate": 1.5e-4,
+    },
+    "resad": {"backbone": "wide_resnet50_2", "layers": (1, 2, 3), "codes": 1536, "blocks": 10, "position": 256},
 }
 DATA_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("cif", "eyecandies"): {"hyperedges": 8}}
 
