@@ -21,14 +21,20 @@ from mm3dad.features.tokens import TokenExtractor, Tokens
 from mm3dad.memory.labelled import mask_cells
 from mm3dad.methods._config import check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
+from mm3dad.methods._residual import (
+    LOOKED_AT,
+    Auxiliary,
+    draw_references,
+    join_cells,
+    leave_references,
+    measure_units,
+    train_residuals,
+)
 from mm3dad.nets.residual_flow import ResidualFlow
-from mm3dad.nets.training import Task, TrainingSettings, train
 from mm3dad.scoring.calibrate import threshold_for_rate
 from mm3dad.scoring.maps import upsample_map
-from mm3dad.scoring.residual import likelihood_map, match_histogram, take_residual
+from mm3dad.scoring.residual import likelihood_map, match_histogram
 from mm3dad.types import Prediction, Sample
-
-LOOKED_AT = 32  # auxiliary samples that say how large residuals are, and normal ones how likely a normal cell can be
 
 
 @dataclass(frozen=True)
@@ -62,17 +68,6 @@ class Config:
             ("position", 4, 4096), ("warm", 0, 10**6), ("epochs", 1, 10**6), ("batch", 1, 10**4), ("rate", 1e-9, 1.0),
             ("smooth", 0.0, 100.0), ("false_alarms", 1e-9, 0.999), ("seed", 0, 2**62),
         ))  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Auxiliary:
-    """One labelled sample: scaled levels (P, C), which cells are normal and which are known (P,) bool, and its product."""
-
-    levels: list[Tensor]
-    is_normal: Tensor
-    is_known: Tensor
-    category: str
-    is_good: bool
 
 
 class ResAD(Detector):
@@ -132,15 +127,14 @@ class ResAD(Detector):
                     f"the auxiliary set must hold normal and defective samples of the same products, got {len(found)} samples and no "
                     f"{word} one; use a labelled test split of other products"
                 )
-        self._units = self._find_units(known)
-        scaled = [self._scale(one) for one in known]
+        self._units = measure_units(known, self.config.draws, self.config.seed)
+        scaled = [one.scale(self._units) for one in known]
         self._net = self._make_net([level.shape[1] for level in known[0].levels])
-        self._train(scaled, report)
+        train_residuals(self._net, scaled, self.config, self.training, report)
         self._tops = self._find_tops(scaled)
-        self._references = {}
-        for one in [one for one in found if one.category not in products] or [one for one in known if one.is_good]:
-            parts = self._references.setdefault(one.category, [level[:0] for level in one.levels])
-            self._references[one.category] = [torch.cat(pair) for pair in zip(parts, one.levels, strict=True)]
+        kept = [one for one in found if one.category not in products] or [one for one in known if one.is_good]
+        names = sorted({one.category for one in kept})
+        self._references = {name: join_cells([one for one in kept if one.category == name]) for name in names}
         self.is_fitted = True
         self._threshold = None
         if validation is not None and len(validation):
@@ -168,71 +162,22 @@ class ResAD(Detector):
         anomalous, normal = mask_cells(mask, tokens.grid)
         return Auxiliary([level.half() for level in tokens.layers], normal, normal | anomalous, sample.meta.category, is_good)
 
-    def _scale(self, one: Auxiliary) -> Auxiliary:
-        levels = [level.float() / unit for level, unit in zip(one.levels, self._units, strict=True)]
-        return Auxiliary(levels, one.is_normal, one.is_known, one.category, one.is_good)
-
-    def _train(self, known: list[Auxiliary], report: Progress) -> None:
-        c, net = self.config, self._net
-        assert net is not None
-
-        def batches(epoch: int, generator: torch.Generator) -> list[tuple[list[int], list[list[int]], bool]]:
-            drawn = []
-            for _ in range(10):
-                chosen = torch.randint(len(known), (c.batch,), generator=generator).tolist()
-                drawn.append((chosen, [self._draw(known, i, generator) for i in chosen], epoch >= c.warm))
-            return drawn
-
-        def loss(batch: tuple[list[int], list[list[int]], bool]) -> dict[str, Tensor]:
-            chosen, references, both = batch
-            residuals = [_leave(known[i].levels, _join([known[j].levels for j in row])) for i, row in zip(chosen, references, strict=True)]
-            maps = [torch.cat(level).to(c.device) for level in zip(*residuals, strict=True)]
-            cells = (torch.stack([getattr(known[i], name) for i in chosen]).to(c.device) for name in ("is_normal", "is_known"))
-            return net.loss(maps, *(one.view(len(chosen), *maps[0].shape[2:]) for one in cells), both=both)
-
-        task = Task(
-            "residuals",
-            {"samples": len(known), "rate": c.rate, "batch": c.batch, "draws": c.draws, "warm": c.warm},
-            {"net": net},
-            lambda: torch.optim.Adam(net.parameters(), c.rate, weight_decay=5e-4),
-            c.epochs,
-            batches,
-            loss,
-        )
-        train(task, TrainingSettings(c.seed, clip=1.0, device=c.device), self.training, report)
-        net.cpu()
-
-    def _draw(self, known: list[Auxiliary], number: int, generator: torch.Generator) -> list[int]:
-        """Draw references for a sample: normal ones of its product, itself only where there is no other."""
-        same = [i for i, one in enumerate(known) if one.is_good and one.category == known[number].category]
-        others = [i for i in same if i != number] or same or [number]
-        return [others[i] for i in torch.randint(len(others), (self.config.draws,), generator=generator).tolist()]
-
-    def _find_units(self, known: list[Auxiliary]) -> list[float]:
-        """Return what to divide features by, so that squared residuals are 1 on average."""
-        generator = torch.Generator().manual_seed(self.config.seed)
-        sums: list[list[float]] = []
-        for number in torch.linspace(0, len(known) - 1, min(len(known), LOOKED_AT)).long().tolist():
-            references = _join([known[i].levels for i in self._draw(known, number, generator)])
-            levels = ([rows.float() for rows in part] for part in (known[number].levels, references))
-            sums.append([float(residual.mean()) for residual in _leave(*levels)])
-        return [max(sum(level) / len(sums), 1e-12) ** 0.5 for level in zip(*sums, strict=True)]
-
     @torch.no_grad()
     def _find_tops(self, known: list[Auxiliary]) -> list[float]:
+        """Return the largest log-likelihood of normal auxiliary cells, per level."""
         generator = torch.Generator().manual_seed(self.config.seed)
-        tops = [-torch.inf] * len(self._units)
-        for number in [i for i, one in enumerate(known) if one.is_good][:LOOKED_AT]:
-            references = _join([known[i].levels for i in self._draw(known, number, generator)])
-            for level, (likelihood, _) in enumerate(self._judge(known[number].levels, references)):
-                tops[level] = max(tops[level], float(likelihood.max()))
-        return tops
+        good = [number for number, one in enumerate(known) if one.is_good][:LOOKED_AT]
+        found = []
+        for number in good:
+            drawn = draw_references(known, number, self.config.draws, generator)
+            found.append(self._judge(known[number].levels, join_cells([known[i] for i in drawn])))
+        return [max(float(likelihood.max()) for likelihood, _ in level) for level in zip(*found, strict=True)]
 
     def _judge(self, levels: list[Tensor], references: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Return per level log-likelihood and probability (h, w) of scaled levels (P, C) beside references (R, C)."""
         assert self._net is not None
         moved = []
-        for level, residual in enumerate(_leave(levels, references)):
+        for level, residual in enumerate(leave_references(levels, references)):
             rows = residual[0].flatten(1).T
             target = self._net.codebooks[level](rows)
             moved.append(match_histogram(rows, target, self.config.alpha).T.reshape(residual.shape))
@@ -284,14 +229,3 @@ class ResAD(Detector):
         }
         self._net = self._make_net([rows.shape[1] for rows in next(iter(self._references.values()))])
         self._net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")})
-
-
-def _join(parts: Sequence[list[Tensor]]) -> list[Tensor]:
-    """Put the cells of several samples together, level by level."""
-    return [torch.cat(level) for level in zip(*parts, strict=True)]
-
-
-def _leave(levels: list[Tensor], references: list[Tensor]) -> list[Tensor]:
-    """Return the residuals of square levels (P, C) as maps (1, C, h, w)."""
-    side = round(len(levels[0]) ** 0.5)
-    return [take_residual(rows, others).T.reshape(1, -1, side, side) for rows, others in zip(levels, references, strict=True)]
