@@ -51,6 +51,7 @@ EXTRAS = {
         "ruff>=0.11",
         "scikit-learn>=1.5",
         "viser>=1.1",  # the browser view is tested in a real Chromium, which is driven through viser's own websockets
+        "zuko>=1.4",  # the flow of resad
     ],
 }
 

@@ -37,14 +37,14 @@ def fit_method(name: str, root: Path) -> tuple[Detector, Dataset]:
     """Return a detector fitted on a few samples, and the test set with the modalities it looks at."""
     detector = mm3dad.create(name)
     wanted = ("rgb",) if name == "patchcore" else detector.needs.inputs
+    samples: list[Sample] = []
     if is_auxiliary(detector):
         sets = [mm3dad.open_dataset("synthetic", root, other, "test", modalities=wanted) for other in OTHERS]
-        detector.fit([one[i] for one in sets for i in range(0, len(one), -(-len(one) // FROM_EACH))])
-    elif uses_normals(detector):
+        samples += [one[i] for one in sets for i in range(0, len(one), -(-len(one) // FROM_EACH))]
+    if uses_normals(detector):
         train = mm3dad.open_dataset("synthetic", root, CATEGORY, "train", modalities=wanted)
-        detector.fit([train[i] for i in range(min(SHOTS, len(train)))])
-    else:
-        detector.fit([])
+        samples += [train[i] for i in range(min(SHOTS, len(train)))]
+    detector.fit(samples)
     return detector, mm3dad.open_dataset("synthetic", root, CATEGORY, "test", modalities=wanted)
 
 

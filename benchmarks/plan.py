@@ -14,7 +14,7 @@ from mm3dad.registry import METHODS as REGISTRY
 ALL = ("full", "4shot", "2shot", "1shot", "zero")  # settings, in the page's order
 SHORT = ("full", "4shot", "1shot", "zero")
 SEEDS = (0, 1, 2)  # of a whole line; zero-shot methods run under the first
-METHODS = ("duet", "patchcore", "btf", "m3dm", "rad", "mrad", "cif", "cfm", "mentor3ad", "muscv2", "glfm", "das3d")
+METHODS = ("duet", "patchcore", "btf", "m3dm", "rad", "mrad", "cif", "cfm", "mentor3ad", "muscv2", "glfm", "das3d", "g2sf", "resad")
 
 
 def shots_of(setting: str) -> int | None:
@@ -78,6 +78,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "points": "point_mae", "max_points": 50176, "centers": 1024, "group_size": 128, "epochs": 100, "steps": 100, "rate": 1e-4,
         "reference": True,
     },
+    "g2sf": {
+        "backbone": "dino_vitb8", "points": "point_mae", "fineness": 2, "max_points": 50176, "centers": 512, "hidden": 512,
+        "defects": 800, "epochs": 80, "batch": 8192, "rate": 1.5e-4,
+    },
+    "resad": {"backbone": "wide_resnet50_2", "layers": (1, 2, 3), "codes": 1536, "blocks": 10, "position": 256},
 }
 DATA_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("cif", "eyecandies"): {"hyperedges": 8}}
 

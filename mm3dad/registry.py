@@ -57,6 +57,7 @@ METHODS = Registry(
         "cif": "mm3dad.methods.cif:Cif",
         "das3d": "mm3dad.methods.das3d:Das3d",
         "duet": "mm3dad.methods.duet:Duet",
+        "g2sf": "mm3dad.methods.g2sf:G2SF",
         "glfm": "mm3dad.methods.glfm:Glfm",
         "m3dm": "mm3dad.methods.m3dm:M3DM",
         "mentor3ad": "mm3dad.methods.mentor3ad:Mentor3AD",
@@ -64,6 +65,7 @@ METHODS = Registry(
         "patchcore": "mm3dad.methods.patchcore:PatchCore",
         "muscv2": "mm3dad.methods.muscv2:MuScV2",
         "rad": "mm3dad.methods.rad:Rad",
+        "resad": "mm3dad.methods.resad:ResAD",
     },
 )
 DATASETS = Registry(

@@ -208,9 +208,9 @@ class RetrievalDetector(Detector):
             maps[name] = self._heat(distance.view(grids[name]), canvas)
         return scores, maps
 
-    @abstractmethod
     def _image_score(self, name: str, rows: Tensor, distance: Tensor, index: Tensor, bank: FlatBank) -> float:
         """Return one bank's image score from its patch distances."""
+        return float(distance.max())
 
     def _heat(self, distance: Tensor, canvas: Grid) -> Tensor:
         """Carry patch distances (h, w) to the canvas."""

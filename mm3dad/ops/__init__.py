@@ -9,10 +9,12 @@ from mm3dad.ops.group import Groups, iterative_group
 from mm3dad.ops.interpolate import three_interpolate
 from mm3dad.ops.neighbors import nearest_neighbors
 from mm3dad.ops.normals import estimate_normals
+from mm3dad.ops.sparse_vote_conv import Votes, sparse_vote_conv, voxelize
 from mm3dad.ops.statistics import row_statistics
 
 __all__ = [
     "Groups",
+    "Votes",
     "describe_ops",
     "estimate_normals",
     "farthest_point_sample",
@@ -20,5 +22,7 @@ __all__ = [
     "iterative_group",
     "nearest_neighbors",
     "row_statistics",
+    "sparse_vote_conv",
     "three_interpolate",
+    "voxelize",
 ]

@@ -107,7 +107,8 @@ def fit_on(
         shots: K normal samples of each category, None for all.
         seed: of the choice, and of torch's generator.
         title: what the progress says.
-        auxiliary: labelled sets of other products; where they are given, all their samples are what is fitted on.
+        auxiliary: labelled sets of other products; where they are given, all their samples are what is fitted on, with the chosen normal
+            samples of the categories behind them for a method that uses both.
         folder: where a method that trains keeps checkpoints, from which a later call goes on; None keeps none.
         tensorboard: write its curves there.
 
@@ -116,10 +117,10 @@ def fit_on(
     """
     if not auxiliary and not uses_normals(detector):
         splits = []
-    if auxiliary:
-        train = Selection([(part, part.records) for part in auxiliary])
-    else:
-        train = Selection([(parts["train"], choose_shots(parts["train"].records, shots, seed)) for parts in splits])
+    chosen: list[tuple[Dataset, Sequence[Record]]] = [(part, part.records) for part in auxiliary]
+    if not auxiliary or uses_normals(detector):
+        chosen += [(parts["train"], choose_shots(parts["train"].records, shots, seed)) for parts in splits]
+    train = Selection(chosen)
     normal = [(parts["validation"], [record for record in parts["validation"].records if record.label != 1]) for parts in splits]
     validation = Selection(normal)
     torch.manual_seed(seed)

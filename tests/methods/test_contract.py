@@ -21,7 +21,12 @@ NAMES = [name for name in mm3dad.list_methods() if type(mm3dad.create(name)).__m
 
 
 # Trainings short enough for a test.
-SHORT = {"das3d": {"side": 32, "width": 8, "levels": 2, "epochs": 8, "rate": 3e-3}, "glfm": {"epochs": 3, "dim": 32, "depth": 2}}
+SHORT = {  # trainings of seconds
+    "das3d": {"side": 32, "width": 8, "levels": 2, "epochs": 8, "rate": 3e-3},
+    "g2sf": {"defects": 12, "epochs": 5, "hidden": 32, "batch": 128},
+    "glfm": {"epochs": 3, "dim": 32, "depth": 2},
+    "resad": {"epochs": 6, "warm": 2, "codes": 64},
+}
 
 
 def create(name):
@@ -36,7 +41,8 @@ def make_training(name):
     if "auxiliary" not in METHODS.get(name).needs.settings:
         return make_samples(6)
     good, bad = (make_samples(6, category="disc", defect=defect) for defect in (None, "both"))
-    return [sample for pair in zip(good, bad, strict=True) for sample in pair]
+    labelled = [sample for pair in zip(good, bad, strict=True) for sample in pair]
+    return labelled + make_samples(4) if "few-shot" in METHODS.get(name).needs.settings else labelled
 
 
 def is_transductive(detector):
