@@ -1,6 +1,6 @@
 # Everything starts here: `make demo` and `make test` set up what they need.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs synthetic results reproduce figures clean
+.PHONY: help setup demo test test-long lint bench docs synthetic results reproduce figures clean
 
 BIN := .venv/bin
 STAMP := .venv/.set-up
@@ -15,10 +15,12 @@ BACKBONE ?= published
 DEVICE ?= cpu
 PART ?=
 BENCH_ARGS ?=
+BUDGET ?= 120
 
 help:
 	@echo 'make demo       make synthetic parts, find their defects, write a report to $(OUT)/ (OUT=folder for another place)'
 	@echo 'make test       check the code and run the tests (PYTEST_ARGS="-k bank" for some of them)'
+	@echo 'make test-long  fuzz, kill and soak for BUDGET=120 minutes, write docs/reliability.md'
 	@echo 'make lint       check the code only'
 	@echo 'make results    evaluate all methods on synthetic parts, road and tire, write docs/results.md (PART="--methods duet,rad" for some)'
 	@echo 'make reproduce  MVTEC=DIR EYECANDIES=DIR: the published protocol on the real data sets (BACKBONE=default: embedded weights)'
@@ -47,6 +49,10 @@ lint: $(STAMP)
 # --dist loadscope keeps a file's fixtures in one worker, so that a fitted model is fitted once.
 test: lint
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
+
+# Within the budget, whatever it is; what was reached stands on the page.
+test-long: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.long --budget $(BUDGET)
 
 # The peers are no dependencies: they come here, and only here. By name and not as '.[bench]', since the package itself is built without
 # build isolation and some peers need theirs.

@@ -6,19 +6,24 @@ The only place of the package that writes a result.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm3dad.errors import DataError, ModelError, StorageError
+from mm3dad.errors import DataError, ModelError, StorageError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MAX_JSON_BYTES = 1 << 28  # parsed JSON takes up to twenty times its text
+MAX_CHECKPOINT_BYTES = 1 << 33  # no published backbone comes near
 
 
 @contextlib.contextmanager
@@ -44,6 +49,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         if isinstance(error, StorageError):
             raise
@@ -52,6 +58,18 @@ def atomic(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Bring a folder's list of names to the disk: a rename alone may be lost with the power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_with(path: str | Path, write: Callable[[Path], object]) -> Path:
@@ -93,13 +111,18 @@ def read_json(path: str | Path) -> Any:
     """Read JSON.
 
     Raises:
-        DataError: the file is missing or is not JSON.
+        DataError: the file is missing, is not JSON, or is larger than `MAX_JSON_BYTES`.
     """
     try:
+        size = Path(path).stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise DataError(f"{path} has {size} bytes, JSON is read up to {MAX_JSON_BYTES}; check what it is")
         return json.loads(Path(path).read_text(encoding="utf-8"))
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"expected a JSON file at {path}, found none; check the path") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f"{path} is not readable JSON ({error}); write it again") from error
 
 
@@ -171,7 +194,7 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
         raise ModelError(f"{path} has sha256 {got[:12]}..., expected {sha256[:12]}...; the file is damaged or foreign, save it again")
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, MemoryError) as error:
         raise ModelError(f"{path} is not a readable safetensors file ({error}); save it again") from error
 
 
@@ -228,3 +251,47 @@ def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tupl
         elif before != after:
             found[name] = (before, after)
     return found
+
+
+def read_checkpoint(path: str | Path, harmless: Sequence[Any] = ()) -> Any:
+    """Read a published .pth without running any code of it.
+
+    Args:
+        path: the file.
+        harmless: further types of plain values that it may hold, as `torch.serialization.safe_globals` takes them.
+
+    Raises:
+        WeightsError: missing, damaged, larger than `MAX_CHECKPOINT_BYTES` packed or unpacked, or tensors that claim more than they hold.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"expected a weight file at {path}, found none; give an existing path or leave `weights` out")
+    try:
+        size = path.stat().st_size
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                size = max(size, sum(entry.file_size for entry in archive.infolist()))
+        if size > MAX_CHECKPOINT_BYTES:
+            raise WeightsError(f"{path} unpacks to {size} bytes, checkpoints are read up to {MAX_CHECKPOINT_BYTES}; check what it is")
+        with torch.serialization.safe_globals(list(harmless)):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        _check_extent(path, state)
+    except WeightsError:
+        raise
+    except Exception as error:  # torch reports damage by half a dozen unrelated types
+        raise WeightsError(f"{path} is not a readable checkpoint of tensors ({type(error).__name__}); download it again") from error
+    return state
+
+
+def _check_extent(path: Path, value: Any) -> None:
+    """Refuse tensors with more values than their storage: a stride of 0 lets a few bytes claim any shape."""
+    if isinstance(value, dict):
+        for item in value.values():
+            _check_extent(path, item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_extent(path, item)
+    elif hasattr(value, "untyped_storage") and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise WeightsError(f"{path} has a tensor {tuple(value.shape)} that claims more values than the file holds; download it again")

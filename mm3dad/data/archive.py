@@ -23,6 +23,7 @@ MAX_FILES = 1_000_000
 MAX_RATIO = 200  # images and float maps pack 2 to 10 times; only a bomb packs more than this
 FREE_RATIO_BYTES = 1 << 30  # below this a high ratio does no harm (masks pack very well)
 RECORD = "archives.json"
+MAX_HEADER_BYTES = 1 << 24  # of one member, with its long names; tar holds them in memory
 
 
 class Member(NamedTuple):
@@ -54,13 +55,31 @@ def _open_stream(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         yield raw, raw
 
 
+class _Metered:
+    """A stream that gives at most `left` bytes: few packed bytes may claim a header of any length."""
+
+    def __init__(self, path: Path, stream: IO[bytes]) -> None:
+        self._path, self._stream, self.left = path, stream, MAX_HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise DataError(f"{self._path} has more than {MAX_HEADER_BYTES} bytes beside its files; check what it is")
+        return data
+
+
 def _list_tar(path: Path) -> Iterator[Member]:
-    with _open_stream(path) as (stream, raw), tarfile.open(fileobj=stream, mode="r|") as tar:
-        for entry in tar:
-            content = tar.extractfile(entry) if entry.isfile() else None
-            yield Member(entry.name, entry.size, entry.isdir(), entry.isfile() or entry.isdir(), content, raw.tell())
-        while stream.read(1 << 20):  # the end of a compressed stream shows whether it was whole
-            pass
+    with _open_stream(path) as (stream, raw):
+        metered = _Metered(path, stream)
+        with tarfile.open(fileobj=cast("IO[bytes]", metered), mode="r|") as tar:
+            for entry in tar:
+                content = tar.extractfile(entry) if entry.isfile() else None
+                metered.left = max(0, entry.size) + MAX_HEADER_BYTES
+                yield Member(entry.name, entry.size, entry.isdir(), entry.isfile() or entry.isdir(), content, raw.tell())
+                metered.left = MAX_HEADER_BYTES
+            while metered.read(1 << 20):  # the end of a compressed stream shows whether it was whole
+                pass
 
 
 def _list_zip(path: Path) -> Iterator[Member]:
@@ -76,7 +95,8 @@ def _list_zip(path: Path) -> Iterator[Member]:
 
 def _check_member(path: Path, member: Member) -> None:
     parts = PurePosixPath(member.name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or ":" in (parts.parts or ("",))[0]:
+    is_inside = not (parts.is_absolute() or ".." in parts.parts or ":" in (parts.parts or ("",))[0] or "\0" in member.name)
+    if not is_inside or not (parts.parts or member.is_folder):
         raise DataError(f"{path} holds {member.name!r}, which leads outside the folder; download it again from the official page")
     if not member.is_plain:
         raise DataError(f"{path} holds {member.name!r}, which is a link or a device, expected files and folders; download it again")

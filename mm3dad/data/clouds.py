@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_HEADER = 1 << 16
+MAX_FIELDS = 256  # numbers of a point; descriptors of PCL take up to 153 more beside its coordinates
 PLY_TYPES = {
     "char": "i1",
     "int8": "i1",
@@ -78,6 +79,8 @@ def _split_header(path: Path, data: bytes, last: bytes) -> tuple[list[list[str]]
 def _decode(path: Path, body: bytes, fields: Fields, count: int, form: str) -> dict[str, np.ndarray]:
     """Return name -> (count,) of the point table, whatever its encoding."""
     check_pixels(path, count)
+    if len(fields) > MAX_FIELDS:
+        raise DataError(f"{path} has more than {MAX_FIELDS} numbers for each point; export x, y, z and colour only")
     if form == "ascii":
         rows = body.split(b"\n", count)[:count]
         width = len(fields)
@@ -107,7 +110,7 @@ def _assemble(path: Path, columns: dict[str, np.ndarray], colour: np.ndarray | N
     rgb = None
     if colour is not None:
         scaled = colour.astype(np.float32) / (np.iinfo(colour.dtype).max if colour.dtype.kind == "u" else 1)
-        if scaled.min() < 0 or scaled.max() > 1:
+        if not (scaled.min() >= 0 and scaled.max() <= 1):  # so that NaN is refused
             raise DataError(f"{path} has colours outside [0, 1]; export them as 8 bits or floats in [0, 1]")
         rgb = torch.from_numpy(scaled.reshape(3, *size))
     return Cloud(torch.from_numpy(xyz), rgb, size[0] > 1)
@@ -160,7 +163,9 @@ def _read_pcd(path: Path) -> Cloud:
     repeats = [int(count) for count in header.get("COUNT", ["1"] * len(header["FIELDS"]))]
     fields: Fields = []
     for index, (name, size, kind, repeat) in enumerate(zip(header["FIELDS"], header["SIZE"], header["TYPE"], repeats, strict=True)):
-        for part in range(repeat):
+        if kind.upper() not in ("F", "I", "U") or size not in ("1", "2", "4", "8"):
+            raise DataError(f"{path} has a field {name!r} of type {kind}{size}, expected F, I or U; export x, y, z only")
+        for part in range(min(repeat, MAX_FIELDS + 1)):
             fields.append((name.lower() if repeat == 1 and name != "_" else f"{name}.{index}.{part}", f"{kind.lower()}{size}"))
     width, height = int(header["WIDTH"][0]), int(header["HEIGHT"][0])
     columns = _decode(path, data[start:], fields, width * height, form)

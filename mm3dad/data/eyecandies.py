@@ -23,6 +23,7 @@ CATEGORIES = (
     *("HazelnutTruffle", "LicoriceSandwich", "Lollipop", "Marshmallow", "PeppermintCandy"),
 )
 FOLDERS = {"train": "train", "validation": "val", "test": "test_public"}
+MAX_TEXT = 1 << 16  # bytes; the published files have a few hundred
 FOCAL = 711.11  # pixels, the same for every published image
 LIGHT = {"m3dm": 4, "musc": 0}  # which of the six lit images a variant takes: the left spotlight, all spotlights
 KEEP_FLOOR = ("GummyBear", "LicoriceSandwich", "Marshmallow")
@@ -37,7 +38,7 @@ def read_depth_range(path: Path) -> tuple[float, float]:
     """
     import yaml
 
-    with reading(path, "a YAML file with normalization: {min, max}"):
+    with reading(path, "a YAML file with normalization: {min, max}", MAX_TEXT):
         info = yaml.safe_load(path.read_text(encoding="utf-8"))
         low, high = float(info["normalization"]["min"]), float(info["normalization"]["max"])
         if not 0 <= low < high < float("inf"):
@@ -51,7 +52,7 @@ def read_pose(path: Path) -> np.ndarray:
     Raises:
         DataError: not sixteen numbers, or a matrix that cannot be inverted.
     """
-    with reading(path, "a text file with a 4 x 4 pose"):
+    with reading(path, "a text file with a 4 x 4 pose", MAX_TEXT):
         pose = np.loadtxt(path, dtype=np.float64)
         if pose.shape != (4, 4) or not np.isfinite(pose).all() or abs(np.linalg.det(pose)) < 1e-12:
             raise DataError(f"{path} has shape {pose.shape}, expected an invertible 4 x 4 pose; copy the published file")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 TIFFS = (".tiff", ".tif")
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its complaints about damaged files would stand beside our one line
+FORMATS = ("PNG", "JPEG", "BMP")  # by content: PIL would hand a PostScript file of any name to another program
+MAX_BYTES = 1 << 31
 MAX_PIXELS = 100_000_000  # a small compressed file can claim any size; no area camera comes near this one
 
 
@@ -37,12 +39,14 @@ class Header(NamedTuple):
 
 
 @contextmanager
-def reading(path: Path, expected: str) -> Iterator[None]:
+def reading(path: Path, expected: str, limit: int = MAX_BYTES) -> Iterator[None]:
     """Turn whatever a decoding library raises on a damaged file into one line that names the file."""
     if not path.is_file():
         raise DataError(f"expected {expected} at {path}, found {'a folder' if path.is_dir() else 'nothing'}; check the path")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes), expected {expected}; copy the file again")
+    if path.stat().st_size > limit:
+        raise DataError(f"{path} has {path.stat().st_size} bytes, at most {limit} are read; check that it is {expected}")
     try:
         yield
     except DataError:
@@ -65,7 +69,7 @@ def check_pixels(path: Path, count: int) -> None:
 def _open(path: Path) -> Image:
     from PIL import Image
 
-    picture = Image.open(path)
+    picture = Image.open(path, formats=FORMATS)
     check_pixels(path, picture.width * picture.height)
     return picture
 

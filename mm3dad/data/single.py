@@ -129,6 +129,8 @@ def list_inputs(path: str | Path) -> list[Path]:
             or any(p.startswith(".") for p in file.relative_to(path).parts)
         ):
             continue
+        if file.is_symlink():
+            confine(file, path)
         group = file.parent.parent if file.parent.name in ROLES else file.parent
         kept = chosen.setdefault((group, file.stem), file)
         if ROLES.index(_role_of(file)) < ROLES.index(_role_of(kept)):

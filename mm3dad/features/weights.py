@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm3dad import files
-from mm3dad.errors import WeightsError, nearest_name
+from mm3dad.errors import ModelError, WeightsError, nearest_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -114,19 +114,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is missing or is not a checkpoint of tensors.
     """
-    import torch
-
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"expected a weight file at {path}, found none; give an existing path or leave `weights` out")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch reports damage by half a dozen unrelated types
-        raise WeightsError(f"{path} is not a readable checkpoint of tensors ({type(error).__name__}); download it again") from error
+    if Path(path).suffix == ".safetensors" and Path(path).is_file():
+        try:
+            return files.read_tensors(path)
+        except ModelError as error:
+            raise WeightsError(f"{path} is not a readable checkpoint of tensors ({error}); download it again") from error
+    state = files.read_checkpoint(path)
     for key in ("state_dict", "model", "base_model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -238,7 +238,7 @@ def load_detector(folder: str | Path) -> Detector:
         detector._restore(files.read_sealed(folder / "model.json", seal), values)
     except (ConfigError, DataError, ModelError):
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:  # torch's are RuntimeErrors
         raise ModelError(f"{folder} lacks a part of a {method} model ({error}); fit and save it again") from error
     detector.is_fitted = True
     detector.operating_point = None if point is None else OperatingPoint.from_dict(point)

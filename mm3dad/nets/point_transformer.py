@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mm3dad.errors import ConfigError, ShapeError, WeightsError
+from mm3dad.files import read_checkpoint
 
 PREFIX = "MAE_encoder."
 # Groups that pass the token net together: 64 groups of 128 points and 512 channels take 17 MB an array.
@@ -230,11 +231,7 @@ def _read_encoder(path: Path) -> dict[str, Tensor]:
     # Checkpoints of training runs keep their metrics as NumPy numbers: plain values, safe to read.
     scalar = np.float64(0).__reduce__()[0]
     harmless: list[Any] = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType]
-    try:
-        with torch.serialization.safe_globals(harmless):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch reports damage by half a dozen unrelated types
-        raise WeightsError(f"{path} is not a readable checkpoint of tensors ({type(error).__name__}); download it again") from error
+    state = read_checkpoint(path, harmless)
     state = state.get("base_model", state) if isinstance(state, dict) else None
     if not isinstance(state, dict):
         raise WeightsError(f"{path} must hold a dictionary 'base_model' of tensors; give a Point-MAE pre-training checkpoint")

@@ -26,7 +26,7 @@ def check_out(out: Path) -> None:
     """Refuse a file, and a folder that holds something else."""
     if out.exists() and not out.is_dir():
         raise StorageError(f"expected a folder to write to at {out}, found a file; choose another one")
-    if out.is_dir() and not (out / MANIFEST).is_file() and any(out.iterdir()):
+    if out.is_dir() and not (out / MANIFEST).is_file() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise DataError(f"{out} is not empty and holds no prepared data (no {MANIFEST}); choose a new folder")
 
 

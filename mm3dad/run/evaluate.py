@@ -15,6 +15,7 @@ from mm3dad import files
 from mm3dad.errors import ConfigError, DataError, ModelError
 from mm3dad.nets.training import remove_checkpoints
 from mm3dad.run._arguments import list_versions, make_detector, require_writable, require_writable_file
+from mm3dad.run._lock import held
 from mm3dad.run._request import Request, check_request
 from mm3dad.run._runs import Run
 from mm3dad.run.auxiliary import describe_auxiliary, uses_normals
@@ -114,6 +115,12 @@ def evaluate(
     out = require_writable(out if out is not None else default_out(method, dataset, json_path))
     if json_path is not None:
         require_writable_file(json_path)
+    with held(out, ".*.part", "runs/*/.*.part", "runs/*/maps/.*.part"):
+        return _run_all(request, out, json_path, overwrite, rescore)
+
+
+def _run_all(request: Request, out: Path, json_path: str | Path | None, overwrite: bool, rescore: bool) -> dict[str, Any]:
+    """Make the runs that are not finished, and write the table after each."""
     groups = request.plan(out)
     runs = [run for group in groups for run in group]
     finished = {} if overwrite else _reuse(runs, rescore)
@@ -123,8 +130,8 @@ def evaluate(
         if not pending:
             continue
         first = group[0]
-        detector = make_detector(method, request.own, first.seed, request.device)
-        title = f"{'all categories' if multiclass else first.category}, seed {first.seed}, {first.folder.name.rpartition('-')[2]}"
+        detector = make_detector(request.method, request.own, first.seed, request.device)
+        title = f"{'all categories' if request.multiclass else first.category}, seed {first.seed}, {first.folder.name.rpartition('-')[2]}"
         splits = [request.splits[run.category] for run in group]
         others = request.others[first.category]
         if overwrite:

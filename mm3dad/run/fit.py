@@ -17,6 +17,7 @@ from mm3dad.data import Dataset, Record
 from mm3dad.errors import ConfigError
 from mm3dad.nets.training import remove_checkpoints
 from mm3dad.run._arguments import list_versions, make_detector, require_writable, split_options
+from mm3dad.run._lock import held
 from mm3dad.run._splits import choose_categories, open_splits
 from mm3dad.run.auxiliary import check_use, describe_auxiliary, is_auxiliary, open_auxiliary, uses_normals
 from mm3dad.run.progress import track_stages
@@ -198,29 +199,30 @@ def fit_detector(
         splits = [open_splits(dataset, root, name, detector, theirs, ("train", "validation")) for name in group]
         others = open_auxiliary(detector, auxiliary, dataset, root, theirs, group) if is_auxiliary(detector) else []
         folder = out if len(groups) == 1 else out / group[0]
-        ids, seconds = fit_on(detector, splits, shots, seed, f"fit {', '.join(group)}", others, folder, tensorboard)
-        detector.save(folder)
-        rows.append(
-            {
-                "folder": str(folder),
-                "mm3dad": __version__,
-                "method": method,
-                "config": dataclasses.asdict(detector.config),
-                "weights": detector.weights,
-                "dataset": {"name": dataset, "root": str(Path(root).resolve()), "options": theirs},
-                "categories": group,
-                "auxiliary": describe_auxiliary(others),
-                "shots": shots,
-                "seed": seed,
-                "samples": ids,
-                "data_sha256": fingerprint([*others, *(part for parts in splits for part in parts.values())]),
-                "fit_seconds": round(seconds, 3),
-                "bank_bytes": detector.bank_bytes,
-                "training": describe_training(detector.training),
-                "versions": list_versions(),
-            }
-        )
-        files.write_json(folder / "fit.json", rows[-1])
+        with held(folder, ".*.part"):
+            ids, seconds = fit_on(detector, splits, shots, seed, f"fit {', '.join(group)}", others, folder, tensorboard)
+            detector.save(folder)
+            rows.append(
+                {
+                    "folder": str(folder),
+                    "mm3dad": __version__,
+                    "method": method,
+                    "config": dataclasses.asdict(detector.config),
+                    "weights": detector.weights,
+                    "dataset": {"name": dataset, "root": str(Path(root).resolve()), "options": theirs},
+                    "categories": group,
+                    "auxiliary": describe_auxiliary(others),
+                    "shots": shots,
+                    "seed": seed,
+                    "samples": ids,
+                    "data_sha256": fingerprint([*others, *(part for parts in splits for part in parts.values())]),
+                    "fit_seconds": round(seconds, 3),
+                    "bank_bytes": detector.bank_bytes,
+                    "training": describe_training(detector.training),
+                    "versions": list_versions(),
+                }
+            )
+            files.write_json(folder / "fit.json", rows[-1])
     for row in rows:
         remove_checkpoints(Path(row["folder"]) / CHECKPOINTS)
     return rows

@@ -16,6 +16,7 @@ from mm3dad.data.clean import CleanConfig, clean_sample, find_plane_points
 from mm3dad.data.writing import write_sample
 from mm3dad.errors import ConfigError, DataError, nearest_name
 from mm3dad.registry import DATASETS
+from mm3dad.run._lock import held
 from mm3dad.run._manifest import MANIFEST, check_apart, check_out, close_manifest, describe_inputs, is_current, note_sample, resume
 from mm3dad.run._pool import run_parallel
 from mm3dad.run.progress import track, track_stages
@@ -37,7 +38,7 @@ def prepare_synthetic(
     """Write the synthetic data with progress; see `mm3dad.data.synthetic.write_dataset`."""
     from mm3dad.data.synthetic import write_dataset
 
-    with track_stages("prepare synthetic") as progress:
+    with held(out, "**/.*.part"), track_stages("prepare synthetic") as progress:
 
         def report(done: int, total: int) -> None:
             progress("samples", done, total)
@@ -99,21 +100,21 @@ def prepare(
     if config is not None:
         _refuse_flat([splits[category, "train"] for category in names], config)
     parameters = {"dataset": name, **reading, **(dataclasses.asdict(config) if config else {})}
-    done = resume(out, parameters, GUARDS)
     jobs: dict[str, tuple[Source, Record]] = {}
     for (category, split), dataset in splits.items():
         source: Source = (name, str(root), category, split, tuple(reading.items()))
         jobs |= {f"{category}/{record.id}": (source, record) for record in dataset.records}
-        if split == "train" and dataset.intrinsics is not None:
-            write_camera(out / category, dataset, config)
-    _refuse_removed(out, done, jobs, names)
-    todo = {key: job for key, job in jobs.items() if not is_current(out, done.get(key), job[1])}
     header = {"mm3dad": __version__, "source": str(root.resolve()), "parameters": parameters}
-    files.write_json(out / MANIFEST, {**header, "complete": False, "samples": done})
-    calls = run_parallel(_prepare_one, [(str(out), key, *job, config) for key, job in todo.items()], workers)
-    for key, entry in track(calls, f"prepare {name}", total=len(todo)):
-        done[key] = entry
-    close_manifest(out, header, done)
+    with held(out, "**/.*.part"):
+        done = resume(out, parameters, GUARDS)
+        _refuse_removed(out, done, jobs, names)
+        todo = {key: job for key, job in jobs.items() if not is_current(out, done.get(key), job[1])}
+        # The manifest comes first: what is killed before it leaves nothing that a second call would take for foreign data.
+        files.write_json(out / MANIFEST, {**header, "complete": False, "samples": done})
+        for (category, split), dataset in splits.items():
+            if split == "train" and dataset.intrinsics is not None:
+                write_camera(out / category, dataset, config)
+        _prepare_all(name, out, header, done, [(str(out), key, *job, config) for key, job in todo.items()], workers)
     seconds = round(time.monotonic() - start, 1)
     return {
         "out": str(out),
@@ -125,8 +126,17 @@ def prepare(
     }
 
 
+def _prepare_all(
+    name: str, out: Path, header: dict[str, Any], done: dict[str, Any], calls: Sequence[tuple[Any, ...]], workers: int | None
+) -> None:
+    """Make the missing samples, then the manifest that says complete."""
+    for key, entry in track(run_parallel(_prepare_one, calls, workers), f"prepare {name}", total=len(calls)):
+        done[key] = entry
+    close_manifest(out, header, done)
+
+
 def _unpack(archive: Path, root: Path) -> dict[str, Any]:
-    with track_stages(f"unpack {archive.name}") as progress:
+    with held(root), track_stages(f"unpack {archive.name}") as progress:
         return unpack(archive, root, lambda done, total: progress("MiB", done >> 20, total >> 20))
 
 

@@ -21,7 +21,7 @@ NAMES = [name for name in mm3dad.list_methods() if type(mm3dad.create(name)).__m
 
 
 # Trainings short enough for a test.
-SHORT = {  # trainings of seconds
+SHORT = {
     "das3d": {"side": 32, "width": 8, "levels": 2, "epochs": 8, "rate": 3e-3},
     "g2sf": {"defects": 12, "epochs": 5, "hidden": 32, "batch": 128},
     "glfm": {"epochs": 3, "dim": 32, "depth": 2},

@@ -148,7 +148,7 @@ def _describe_camera(size: int) -> dict[str, Any]:
 def _read_entries(out: Path, header: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     path = out / "manifest.json"
     if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(not entry.name.startswith(".") for entry in out.iterdir())):
             raise DataError(f"{out} exists and is not synthetic data (no manifest.json); choose a new folder")
         return {}
     found = read_json(path)

@@ -1,0 +1,82 @@
+"""All long suites within a budget, and the page of what they found: `python -m tests.long --budget 120`, in minutes."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mm3dad
+from mm3dad.errors import DataError
+from mm3dad.files import read_json, write_text
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARES = {"fuzz": 0.5, "kill": 0.3, "soak": 0.2}
+
+
+def _run(suite: str, minutes: float, out: Path) -> tuple[str, Any, int]:
+    """Run one suite in a process of its own; return its command, what it wrote (None if nothing) and its exit status."""
+    out.unlink(missing_ok=True)
+    words = ["-m", f"tests.long.{suite}", "--minutes", f"{minutes:g}"]
+    status = subprocess.run([sys.executable, *words, "--out", str(out)], cwd=ROOT, check=False).returncode
+    try:
+        return f"python {' '.join(words)}", read_json(out), status
+    except DataError:
+        return f"python {' '.join(words)}", None, status
+
+
+def _faults(rows: list[dict[str, Any]]) -> list[str]:
+    return [f"- {row.get('reader') or row.get('verb')}: {fault}" for row in rows for fault in row["faults"]]
+
+
+def page(found: dict[str, tuple[str, Any, int]], budget: float) -> str:
+    """Return docs/reliability.md."""
+    lines = [
+        "# Reliability",
+        f"Made by `make test-long BUDGET={budget:g}` (minutes) on {datetime.date.today()}: mm3dad {mm3dad.__version__}, "
+        f"Python {platform.python_version()}, {platform.machine()}. "
+        "A suite whose time ran out did fewer inputs or kills than it was asked for; the tables give what it did.",
+    ]
+    for suite, (command, rows, status) in found.items():
+        lines += ["", f"## {suite.capitalize()}", f"`{command}` ended with {status}."]
+        if rows is None:
+            lines.append("It wrote nothing.")
+        elif suite == "fuzz":
+            lines += ["", "| reader | inputs | crashes, hangs, memory | seconds |", "|---|---|---|---|"]
+            lines += [f"| {row['reader']} | {row['inputs']} | {len(row['faults'])} | {row['seconds']} |" for row in rows] + _faults(rows)
+        elif suite == "kill":
+            lines += ["", "| verb | kills | of them before its end | results that differ | seconds |", "|---|---|---|---|---|"]
+            lines += [f"| {row['verb']} | {row['kills']} | {row.get('hit', 0)} | {len(row['faults'])} | {row['seconds']} |" for row in rows]
+            lines += _faults(rows)
+        else:
+            first, last = rows["series"][0], rows["series"][-1]
+            lines += [
+                f"`{rows['method']}` scored {rows['samples']} samples in {rows['seconds']} s; resident memory {first['bytes'] >> 20} -> "
+                f"{last['bytes'] >> 20} MiB, handles {first['handles']} -> {last['handles']}.",
+                *(f"- {fault}" for fault in rows["faults"]),
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run the suites and write the page; the status is 1 if one of them found a fault."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--budget", type=float, default=120.0, help="minutes of all suites together")
+    parser.add_argument("--suites", default=",".join(SHARES), help="some of them, with commas between")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "long", help="folder of the JSON files")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "reliability.md")
+    given = parser.parse_args()
+    names = given.suites.split(",")
+    total = sum(SHARES[name] for name in names)
+    found = {name: _run(name, given.budget * SHARES[name] / total, given.out / f"{name}.json") for name in names}
+    write_text(given.page, page(found, given.budget))
+    print(f"wrote {given.page}")
+    return int(any(status for _, _, status in found.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
