@@ -1,6 +1,6 @@
 """The benchmark: python -m benchmarks [--rows a,b] [--repeats 7] [--threads 1,2] [--quick] [--out FOLDER].
 
-Writes benchmarks.json after every row, and the page with its plots. Rows measured before stay in it until they are measured again,
+Writes benchmarks.json and the page with its plots after every row. Rows measured before stay in the JSON until they are measured again,
 each with the commit, the date and the load of the machine of its own. A row that fails is reported and does not stop the others. Peers
 of the package index are the extra `bench`; a missing one is said, not guessed.
 """
@@ -86,8 +86,8 @@ def main() -> None:
             found["rows"] = dict(sorted(found["rows"].items(), key=lambda item: _place(item[0], list(rows))))
             files.write_json(table, found)
             print(_line(key, row, time.perf_counter() - begin), flush=True)
+            write_page(found, page)
             measured.append(key)
-    write_page(found, page)
     wrong = [f"{name} and {peer}" for name in measured for peer, side in found["rows"][name].get("peers", {}).items() if not side["same"]]
     if wrong:
         sys.exit(f"results differ by more than their tolerance: {', '.join(wrong)}; see {table}")
