@@ -115,7 +115,7 @@ def fit(arguments: Namespace) -> int:
 def predict(arguments: Namespace) -> int:
     """`mm3dad predict`: status 2 when an input could not be scored; the others are."""
     from mm3dad.run.predict import file_stem, predict_inputs
-    from mm3dad.view import panel
+    from mm3dad.view import panel, write_report
 
     def show(sample: Any, prediction: Any, row: dict[str, Any]) -> None:
         verdict = {True: "defective", False: "good", None: "no threshold"}[row["is_anomaly"]]
@@ -129,7 +129,7 @@ def predict(arguments: Namespace) -> int:
 
     result = predict_inputs(arguments.folder, arguments.inputs, arguments.out, arguments.json, show)
     if arguments.out is not None:
-        say(f"kept in {arguments.out}: predictions.json, maps/, heatmaps/")
+        say(f"kept in {arguments.out}: predictions.json, maps/, heatmaps/", f"HTML: {write_report(arguments.out)}")
     if result.failures:
         for path, reason in result.failures:
             complain(f"{path} was not scored: {reason}")
