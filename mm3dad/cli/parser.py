@@ -166,12 +166,14 @@ def build_parser() -> Parser:
     predict = add(
         "predict",
         "score files and folders with a saved detector",
-        "  mm3dad predict models/cookie data/synthetic/cookie/test --out predictions",
+        "  mm3dad predict models/cookie data/synthetic/cookie/test --out predictions\n"
+        "  mm3dad predict models/cookie --watch camera --out watched",
         "where the list of scores goes",
     )
     predict.add_argument("folder", metavar="FOLDER", help="a saved model")
-    predict.add_argument("inputs", metavar="INPUT", nargs="+", help="file or folder; a file in a dataset tree names the whole sample")
-    predict.add_argument("--out", metavar="DIR", help="keep predictions.json, maps/ and heatmaps/ here")
+    predict.add_argument("inputs", metavar="INPUT", nargs="*", help="file or folder; a file in a dataset tree names the whole sample")
+    predict.add_argument("--watch", metavar="DIR", help="score parts as they are written into this folder; one line of JSON each")
+    predict.add_argument("--out", metavar="DIR", help="keep predictions.json (--watch: watch.jsonl), maps/ and heatmaps/ here")
 
     calibrate = add(
         "calibrate",

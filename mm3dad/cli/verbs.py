@@ -115,7 +115,12 @@ def fit(arguments: Namespace) -> int:
 def predict(arguments: Namespace) -> int:
     """`mm3dad predict`: status 2 when an input could not be scored; the others are."""
     from mm3dad.run.predict import file_stem, predict_inputs
-    from mm3dad.view import panel, write_report
+    from mm3dad.view import write_report
+
+    if bool(arguments.inputs) == (arguments.watch is not None):
+        raise ConfigError("predict takes either inputs or --watch DIR; e.g. `mm3dad predict models/cookie --watch camera --out watched`")
+    if arguments.watch is not None:
+        return _watch(arguments)
 
     def show(sample: Any, prediction: Any, row: dict[str, Any]) -> None:
         verdict = {True: "defective", False: "good", None: "no threshold"}[row["is_anomaly"]]
@@ -123,9 +128,7 @@ def predict(arguments: Namespace) -> int:
         chance = "" if row["p_value"] is None else f", p {row['p_value']:.3g}"
         say(f"{row['id']}: score {row['score']:.4g}{threshold}{chance}: {verdict}{'' if row['calibrated'] else ', not calibrated'}")
         if arguments.out is not None:
-            picture = panel(sample, prediction)
-            path = Path(arguments.out) / "heatmaps" / f"{file_stem(row['id'])}.png"
-            files.write_with(path, lambda temporary: picture.save(temporary, format="PNG"))
+            _write_heatmap(Path(arguments.out) / "heatmaps" / f"{file_stem(row['id'])}.png", sample, prediction)
 
     result = predict_inputs(arguments.folder, arguments.inputs, arguments.out, arguments.json, show)
     if arguments.out is not None:
@@ -135,6 +138,26 @@ def predict(arguments: Namespace) -> int:
             complain(f"{path} was not scored: {reason}")
         return complain(f"{len(result.failures)} inputs were not scored, {len(result.rows)} were; mend or leave out those named above", 2)
     return 0
+
+
+def _watch(arguments: Namespace) -> int:
+    """Score what comes into a folder until interrupted; stdout holds nothing but the lines."""
+    from mm3dad.run.watch import watch_folder
+
+    def show(row: dict[str, Any], sample: Any, prediction: Any) -> None:
+        if row["heatmap"] is not None:
+            _write_heatmap(Path(arguments.out) / row["heatmap"], sample, prediction)
+        say(files.format_line(row))
+
+    watch_folder(arguments.folder, arguments.watch, out=arguments.out, json=arguments.json, on_line=show)
+    return 0
+
+
+def _write_heatmap(path: Path, sample: Any, prediction: Any) -> None:
+    from mm3dad.view import panel
+
+    picture = panel(sample, prediction)
+    files.write_with(path, lambda temporary: picture.save(temporary, format="PNG"))
 
 
 def calibrate(arguments: Namespace) -> int:
