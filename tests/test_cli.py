@@ -16,7 +16,7 @@ from mm3dad.run.table import METRICS
 from tests.run import toy
 
 toy.register()
-VERBS = ("demo", "prepare", "doctor", "fit", "predict", "calibrate", "evaluate", "report", "view", "list")
+VERBS = ("demo", "prepare", "doctor", "fit", "predict", "serve", "benchmark", "calibrate", "evaluate", "report", "view", "list")
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mm3dad import files
-from mm3dad.cli.terminal import complain, describe_point, print_catalog, print_results, say
+from mm3dad.cli.terminal import complain, describe_point, print_catalog, print_results, print_table, say, tabulate_costs
 from mm3dad.errors import ConfigError
 
 
@@ -160,6 +161,34 @@ def _write_heatmap(path: Path, sample: Any, prediction: Any) -> None:
     files.write_with(path, lambda temporary: picture.save(temporary, format="PNG"))
 
 
+def serve(arguments: Namespace) -> int:
+    """`mm3dad serve`."""
+    from mm3dad.run.serve import read_token, serve_model
+
+    token = read_token(arguments.token_file) if arguments.token_file is not None else os.environ.get("MM3DAD_TOKEN") or None
+
+    def ready(url: str, used: str) -> None:
+        shown = used if token is None else "the one given"
+        say(f"listening on {url} (/predict, /health, /openapi.json)", f"token: {shown}", "stop with Ctrl-C")
+
+    serve_model(
+        arguments.folder, host=arguments.host, port=arguments.port, token=token, max_bytes=arguments.max_mb * 1_000_000, on_ready=ready
+    )
+    return 0
+
+
+def benchmark(arguments: Namespace) -> int:
+    """`mm3dad benchmark`."""
+    from mm3dad.run.benchmark import benchmark_model
+
+    result = benchmark_model(arguments.folder, arguments.inputs, repeats=arguments.repeats, size=arguments.size)
+    _write_json(arguments, result)
+    print_table(*tabulate_costs(result))
+    shape = " x ".join(map(str, result["size"]))
+    say(f"{result['samples']} samples of {shape}, {result['repeats']} predictions after {result['warm_up']} to warm up")
+    return 0
+
+
 def calibrate(arguments: Namespace) -> int:
     """`mm3dad calibrate`."""
     from mm3dad.run.calibrate import calibrate_model
@@ -276,6 +305,8 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "doctor": doctor,
     "fit": fit,
     "predict": predict,
+    "serve": serve,
+    "benchmark": benchmark,
     "calibrate": calibrate,
     "evaluate": evaluate,
     "report": report,
