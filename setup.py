@@ -33,18 +33,22 @@ EXTRAS = {
     "diffusion": ["diffusers>=0.35"],
     "scale": ["ray>=2.49"],
     "view": ["viser>=1.0"],
-    "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
+    "serve": ["fastapi>=0.115", "python-multipart>=0.0.9", "uvicorn>=0.30"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     "bench": ["anomalib>=2.7", "fpsample>=1.0"],  # what benchmarks/ measures against
     "dev": [
+        "fastapi>=0.115",  # fastapi, httpx, python-multipart, uvicorn: the service is tested by a real client over a real port
+        "httpx>=0.27",
         "hypothesis>=6.100",
         "import-linter>=2.16",
         "mypy>=1.15",
         "open_clip_torch>=3.0",  # the tests of CLIP run its code, with small random weights
         "pytest>=8.3",
         "pytest-xdist>=3.6",
+        "python-multipart>=0.0.9",
         "ruff>=0.11",
         "scikit-learn>=1.5",
+        "uvicorn>=0.30",
     ],
 }
 

@@ -1,7 +1,6 @@
 """Score uploads over HTTP with a warm model: `mm3dad serve`; needs the extra `serve`."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints, whose types are imported only with the extra.
 import base64
 import hmac
 import io
@@ -30,7 +29,7 @@ SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"II*\0": ".tiff", b"MM
 ALLOWED = {"rgb": (".png", ".jpg"), "xyz": (".tiff",)}
 
 
-def make_app(detector: Detector, token: str, max_bytes: int = MAX_BYTES) -> Any:
+def make_app(detector: "Detector", token: str, max_bytes: int = MAX_BYTES) -> Any:
     """Return the ASGI application: /health, /predict and /openapi.json. All but /health ask for the token.
 
     Args:
@@ -77,7 +76,7 @@ def make_app(detector: Detector, token: str, max_bytes: int = MAX_BYTES) -> Any:
     return app
 
 
-def score_upload(detector: Detector, bodies: dict[str, bytes], name: str, wants_map: bool) -> dict[str, Any]:
+def score_upload(detector: "Detector", bodies: dict[str, bytes], name: str, wants_map: bool) -> dict[str, Any]:
     """Score what was sent. Its kind is told by its first bytes: nothing of a client's names reaches the disk.
 
     Raises:
@@ -106,7 +105,7 @@ def score_upload(detector: Detector, bodies: dict[str, bytes], name: str, wants_
     return {**row, "id": name, "size": list(sample.size), **(encode_map(outcome.prediction.map) if wants_map else {})}
 
 
-def encode_map(values: Tensor) -> dict[str, Any]:
+def encode_map(values: "Tensor") -> dict[str, Any]:
     """Return a score map (H, W) as a base64 PNG of 16 bits: score = pixel * map_step."""
     import numpy as np
     from PIL import Image
