@@ -34,11 +34,13 @@ EXTRAS = {
     "scale": ["ray>=2.49"],
     "tensorboard": ["tensorboard>=2.17"],
     "view": ["viser>=1.1"],
-    "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
+    "serve": ["fastapi>=0.115", "python-multipart>=0.0.9", "uvicorn>=0.30"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     "bench": ["anomalib>=2.7", "fpsample>=1.0"],  # what benchmarks/ measures against
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
     "dev": [
+        "fastapi>=0.115",  # fastapi, httpx, python-multipart, uvicorn: the service is tested by a real client over a real port
+        "httpx>=0.27",
         "hypothesis>=6.100",
         "import-linter>=2.16",
         "ipykernel>=6.29",  # the notebooks are run as tests
@@ -48,8 +50,10 @@ EXTRAS = {
         "open_clip_torch>=3.0",  # the tests of CLIP run its code, with small random weights
         "pytest>=8.3",
         "pytest-xdist>=3.6",
+        "python-multipart>=0.0.9",
         "ruff>=0.11",
         "scikit-learn>=1.5",
+        "uvicorn>=0.30",
         "viser>=1.1",  # the browser view is tested in a real Chromium, which is driven through viser's own websockets
         "zuko>=1.4",  # the flow of resad
     ],

@@ -126,6 +126,52 @@ def read_json(path: str | Path) -> Any:
         raise DataError(f"{path} is not readable JSON ({error}); write it again") from error
 
 
+def format_line(value: Any) -> str:
+    """Return JSON in one line (NaN and infinities become null), without the line's end."""
+    return json.dumps(_plain(value), allow_nan=False)
+
+
+def append_line(path: str | Path, value: Any) -> None:
+    """Append one line of JSON. A line that an earlier process left unfinished is ended first, so that the new one stays whole.
+
+    Raises:
+        StorageError: the disk is full or the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as stream:
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                torn = stream.read(1) != b"\n"
+            else:
+                torn = False
+            stream.write(b"\n" * torn + format_line(value).encode() + b"\n")
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another file, then run again"
+        ) from error
+
+
+def read_lines(path: str | Path) -> list[Any]:
+    """Return what `append_line` wrote; a line that was left unfinished is skipped, a missing file has none.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the sha256 of a file, read in pieces.
 

@@ -16,7 +16,10 @@ from mm3dad.run.table import METRICS
 from tests.run import toy
 
 toy.register()
-VERBS = ("demo", "prepare", "doctor", "fit", "predict", "calibrate", "evaluate", "report", "synthesize", "view", "list")
+VERBS = (
+    "demo", "prepare", "doctor", "fit", "predict", "calibrate",
+    "evaluate", "report", "synthesize", "view", "list", "serve", "benchmark",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -240,3 +240,18 @@ def test_one_flipped_bit_is_found(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ModelError, match="damaged or foreign"):
         files.read_tensors(path, digest)
+
+
+def test_lines_are_appended_whole_after_a_torn_one(tmp_path):
+    path = tmp_path / "new" / "lines.jsonl"
+    assert files.read_lines(path) == []
+    files.append_line(path, {"a": math.nan})
+    with path.open("a") as stream:
+        stream.write('{"b": ')  # a process was killed here
+    files.append_line(path, {"c": "ü\n"})
+    assert files.read_lines(path) == [{"a": None}, {"c": "ü\n"}]
+    assert path.read_bytes().count(b"\n") == 3
+    with pytest.raises(StorageError, match="choose another file"):
+        files.append_line(tmp_path, {})
+    with pytest.raises(DataError, match="cannot read"):
+        files.read_lines(tmp_path)

@@ -61,9 +61,9 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _seed(text: str) -> int:
+def _whole(text: str) -> int:
     if not text.strip().isdecimal():
-        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
     return int(text)
 
 
@@ -118,7 +118,7 @@ def build_parser() -> Parser:
     )
     demo.add_argument("--out", metavar="DIR", default="demo", help="folder for data, results and report (default: demo)")
     demo.add_argument("--categories", metavar="A,B", type=_names, help="synthetic categories (default: three of different character)")
-    demo.add_argument("--seed", metavar="S", type=_seed, default=0, help="seed of data and detector (default: 0)")
+    demo.add_argument("--seed", metavar="S", type=_whole, default=0, help="seed of data and detector (default: 0)")
     demo.add_argument("--size", metavar="PIXELS", type=_positive, default=400, help="height and width of the samples (default: 400)")
     demo.add_argument("--train", metavar="N", type=_positive, default=20, help="good parts per category to fit on (default: 20)")
     demo.add_argument("--overwrite", action="store_true", help="evaluate again although results are there")
@@ -140,7 +140,7 @@ def build_parser() -> Parser:
     )
     prepare.add_argument("--out", metavar="DIR", required=True, help="new folder, or the one of an interrupted call")
     prepare.add_argument("--categories", metavar="A,B", type=_names, help="only these (default: all)")
-    prepare.add_argument("--seed", metavar="S", type=_seed, help="seed of the synthetic data, or of the plane search (default: 0)")
+    prepare.add_argument("--seed", metavar="S", type=_whole, help="seed of the synthetic data, or of the plane search (default: 0)")
     prepare.add_argument("--size", metavar="PIXELS", type=_positive, help="synthetic: height and width (default: 400)")
     prepare.add_argument("--workers", metavar="N", type=_positive, help="processes (default: one per core)")
     _add_set(prepare, "an option of the preparation; synthetic: number of train, validation, good or defect samples")
@@ -161,18 +161,44 @@ def build_parser() -> Parser:
     _add_data(fit)
     fit.add_argument("--out", metavar="FOLDER", required=True, help="folder of the model; several categories get a folder each in it")
     fit.add_argument("--shots", metavar="K", type=_shots, help="fit on K good parts per category (default: full)")
-    fit.add_argument("--seed", metavar="S", type=_seed, default=0, help="seed of the detector and of the choice of shots (default: 0)")
+    fit.add_argument("--seed", metavar="S", type=_whole, default=0, help="seed of the detector and of the choice of shots (default: 0)")
     fit.add_argument("--tensorboard", action="store_true", help="write curves of a method that trains to FOLDER/tensorboard")
 
     predict = add(
         "predict",
         "score files and folders with a saved detector",
-        "  mm3dad predict models/cookie data/synthetic/cookie/test --out predictions",
+        "  mm3dad predict models/cookie data/synthetic/cookie/test --out predictions\n"
+        "  mm3dad predict models/cookie --watch camera --out watched",
         "where the list of scores goes",
     )
     predict.add_argument("folder", metavar="FOLDER", help="a saved model")
-    predict.add_argument("inputs", metavar="INPUT", nargs="+", help="file or folder; a file in a dataset tree names the whole sample")
-    predict.add_argument("--out", metavar="DIR", help="keep predictions.json, maps/ and heatmaps/ here")
+    predict.add_argument("inputs", metavar="INPUT", nargs="*", help="file or folder; a file in a dataset tree names the whole sample")
+    predict.add_argument("--watch", metavar="DIR", help="score parts as they are written into this folder; one line of JSON each")
+    predict.add_argument("--out", metavar="DIR", help="keep predictions.json (--watch: watch.jsonl), maps/ and heatmaps/ here")
+
+    serve = add(
+        "serve",
+        "score uploads over HTTP with a warm model",
+        "  mm3dad serve models/cookie --port 8000",
+    )
+    serve.add_argument("folder", metavar="FOLDER", help="a saved model")
+    serve.add_argument(
+        "--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
+    serve.add_argument("--port", metavar="N", type=_whole, default=8000, help="port; 0 takes a free one (default: 8000)")
+    serve.add_argument("--token-file", metavar="FILE", help="holds the token of the clients (default: MM3DAD_TOKEN, else one is made up)")
+    serve.add_argument("--max-mb", metavar="N", type=_positive, default=64, help="largest request in MB (default: 64)")
+
+    benchmark = add(
+        "benchmark",
+        "measure the time and memory of a saved model",
+        "  mm3dad benchmark models/cookie data/synthetic/cookie/test/good --json benchmark.json\n  mm3dad benchmark models/cookie",
+        "where the figures go",
+    )
+    benchmark.add_argument("folder", metavar="FOLDER", help="a saved model")
+    benchmark.add_argument("inputs", metavar="INPUT", nargs="*", help="files or folders to score (default: synthetic parts)")
+    benchmark.add_argument("--repeats", metavar="N", type=_positive, default=50, help="predictions to time (default: 50)")
+    benchmark.add_argument("--size", metavar="PIXELS", type=_positive, default=400, help="side of the synthetic parts (default: 400)")
 
     calibrate = add(
         "calibrate",
@@ -210,7 +236,7 @@ def build_parser() -> Parser:
     evaluate.add_argument(
         "--shots", metavar="K,K", type=_several(_shots), default=[None], help="numbers of good parts to fit on, or full (default: full)"
     )
-    evaluate.add_argument("--seeds", metavar="S,S", type=_several(_seed), default=[0], help="seeds of the detector (default: 0)")
+    evaluate.add_argument("--seeds", metavar="S,S", type=_several(_whole), default=[0], help="seeds of the detector (default: 0)")
     evaluate.add_argument("--out", metavar="DIR", help="keeps everything (default: a folder beside the JSON, named after it)")
     evaluate.add_argument("--overwrite", action="store_true", help="drop results that are there")
     evaluate.add_argument("--rescore", action="store_true", help="compute the metrics again from kept maps, without predicting")

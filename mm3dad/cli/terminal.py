@@ -112,6 +112,21 @@ def _value(value: Any) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
+def tabulate_costs(result: dict[str, Any]) -> tuple[list[str], list[list[str]], str]:
+    """Return columns, rows and title of what `run.benchmark` measured."""
+    columns = ["", "p50", "p95", "p99"]
+    rows = [[f"{name}, ms", *(f"{result[name][share]:.1f}" for share in columns[1:])] for name in ("read_ms", "predict_ms", "total_ms")]
+    rows = [[name.replace("_ms,", ","), *rest] for name, *rest in rows]
+    sizes = (
+        ("load, s", result["load_seconds"], 1),
+        ("bank, MB", result["bank_bytes"], 1e6),
+        ("model on disk, MB", result["model_bytes"], 1e6),
+    )
+    rows += [[name, f"{value / unit:.1f}", "", ""] for name, value, unit in (*sizes, ("peak memory, MB", result["peak_rss_bytes"], 1e6))]
+    machine = result["machine"]
+    return columns, rows, f"{result['method']} on {machine['device']}, {machine['torch_threads']} threads of {machine['cores']} cores"
+
+
 def describe_point(result: dict[str, Any]) -> list[str]:
     """Return what `run.calibrate` chose and what it promises, as lines."""
     low, high = result["interval"]

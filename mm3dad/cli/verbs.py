@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mm3dad import files
-from mm3dad.cli.terminal import complain, describe_point, print_catalog, print_results, say
+from mm3dad.cli.terminal import complain, describe_point, print_catalog, print_results, print_table, say, tabulate_costs
 from mm3dad.errors import ConfigError
 
 
@@ -116,7 +117,12 @@ def fit(arguments: Namespace) -> int:
 def predict(arguments: Namespace) -> int:
     """`mm3dad predict`: status 2 when an input could not be scored; the others are."""
     from mm3dad.run.predict import file_stem, predict_inputs
-    from mm3dad.view import panel
+    from mm3dad.view import write_report
+
+    if bool(arguments.inputs) == (arguments.watch is not None):
+        raise ConfigError("predict takes either inputs or --watch DIR; e.g. `mm3dad predict models/cookie --watch camera --out watched`")
+    if arguments.watch is not None:
+        return _watch(arguments)
 
     def show(sample: Any, prediction: Any, row: dict[str, Any]) -> None:
         verdict = {True: "defective", False: "good", None: "no threshold"}[row["is_anomaly"]]
@@ -124,17 +130,63 @@ def predict(arguments: Namespace) -> int:
         chance = "" if row["p_value"] is None else f", p {row['p_value']:.3g}"
         say(f"{row['id']}: score {row['score']:.4g}{threshold}{chance}: {verdict}{'' if row['calibrated'] else ', not calibrated'}")
         if arguments.out is not None:
-            picture = panel(sample, prediction)
-            path = Path(arguments.out) / "heatmaps" / f"{file_stem(row['id'])}.png"
-            files.write_with(path, lambda temporary: picture.save(temporary, format="PNG"))
+            _write_heatmap(Path(arguments.out) / "heatmaps" / f"{file_stem(row['id'])}.png", sample, prediction)
 
     result = predict_inputs(arguments.folder, arguments.inputs, arguments.out, arguments.json, show)
     if arguments.out is not None:
-        say(f"kept in {arguments.out}: predictions.json, maps/, heatmaps/")
+        say(f"kept in {arguments.out}: predictions.json, maps/, heatmaps/", f"HTML: {write_report(arguments.out)}")
     if result.failures:
         for path, reason in result.failures:
             complain(f"{path} was not scored: {reason}")
         return complain(f"{len(result.failures)} inputs were not scored, {len(result.rows)} were; mend or leave out those named above", 2)
+    return 0
+
+
+def _watch(arguments: Namespace) -> int:
+    """Score what comes into a folder until interrupted; stdout holds nothing but the lines."""
+    from mm3dad.run.watch import watch_folder
+
+    def show(row: dict[str, Any], sample: Any, prediction: Any) -> None:
+        if row["heatmap"] is not None:
+            _write_heatmap(Path(arguments.out) / row["heatmap"], sample, prediction)
+        say(files.format_line(row))
+
+    watch_folder(arguments.folder, arguments.watch, out=arguments.out, json=arguments.json, on_line=show)
+    return 0
+
+
+def _write_heatmap(path: Path, sample: Any, prediction: Any) -> None:
+    from mm3dad.view import panel
+
+    picture = panel(sample, prediction)
+    files.write_with(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+
+def serve(arguments: Namespace) -> int:
+    """`mm3dad serve`."""
+    from mm3dad.run.serve import read_token, serve_model
+
+    token = read_token(arguments.token_file) if arguments.token_file is not None else os.environ.get("MM3DAD_TOKEN") or None
+
+    def ready(url: str, used: str) -> None:
+        shown = used if token is None else "the one given"
+        say(f"listening on {url} (/predict, /health, /openapi.json)", f"token: {shown}", "stop with Ctrl-C")
+
+    serve_model(
+        arguments.folder, host=arguments.host, port=arguments.port, token=token, max_bytes=arguments.max_mb * 1_000_000, on_ready=ready
+    )
+    return 0
+
+
+def benchmark(arguments: Namespace) -> int:
+    """`mm3dad benchmark`."""
+    from mm3dad.run.benchmark import benchmark_model
+
+    result = benchmark_model(arguments.folder, arguments.inputs, repeats=arguments.repeats, size=arguments.size)
+    _write_json(arguments, result)
+    print_table(*tabulate_costs(result))
+    shape = " x ".join(map(str, result["size"]))
+    say(f"{result['samples']} samples of {shape}, {result['repeats']} predictions after {result['warm_up']} to warm up")
     return 0
 
 
@@ -306,6 +358,8 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "doctor": doctor,
     "fit": fit,
     "predict": predict,
+    "serve": serve,
+    "benchmark": benchmark,
     "calibrate": calibrate,
     "evaluate": evaluate,
     "report": report,

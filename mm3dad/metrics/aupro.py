@@ -67,6 +67,30 @@ def aupro(maps: ArrayLike, masks: ArrayLike, limit: float = 0.3, thresholds: int
     return aupro_at_thresholds(rank_pixels(values, truth), limit, thresholds)
 
 
+def pro_curve(maps: ArrayLike, masks: ArrayLike, limit: float = 0.3, points: int = 100) -> np.ndarray:
+    """Return points of the exact per-region-overlap curve whose area `aupro` gives, for a picture of it.
+
+    Args:
+        maps, masks: as for `aupro`.
+        limit: largest false-positive rate, in (0, 1].
+        points: at equal steps of the false-positive rate from 0 to `limit`, at least 2.
+
+    Returns:
+        (points, 2) float64: false-positive rate, mean region overlap.
+
+    Raises:
+        ShapeError, DataError, ConfigError: as for `aupro`.
+    """
+    check_limit(limit)
+    values, truth = check_maps(maps, masks)
+    ranking = rank_pixels(values, truth, limit)
+    check_regions(ranking)
+    count = len(ranking.negatives)
+    start, length = ranking.above / count, np.maximum(ranking.reached - ranking.above, 1e-9) / count
+    rates = np.linspace(0, limit, points)
+    return np.stack([rates, [ranking.weights @ np.clip((rate - start) / length, 0, 1) for rate in rates]], 1)
+
+
 def check_limit(limit: float) -> None:
     """Raise ConfigError unless 0 < limit <= 1."""
     if not 0 < limit <= 1:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 import mm3dad
 from mm3dad import files
@@ -21,6 +17,7 @@ from mm3dad.run._runs import Run
 from mm3dad.run.auxiliary import describe_auxiliary, uses_normals
 from mm3dad.run.fit import fit_on
 from mm3dad.run.measure import EVAL_SIZE, measure, parse_eval_size, peak_memory, read_scored, score_samples
+from mm3dad.run.rows import describe_machine
 from mm3dad.run.table import shots_name, summarise_shots, write_csv
 from mm3dad.run.training import CHECKPOINTS
 from mm3dad.types import Sample
@@ -199,12 +196,7 @@ def _write(
             "auxiliary": {name: describe_auxiliary(others) for name, others in request.others.items() if others} or None,
         },
         "versions": list_versions(),
-        "machine": {
-            "cores": os.cpu_count(),
-            "torch_threads": torch.get_num_threads(),
-            "processor": platform.machine(),
-            "device": request.device,
-        },
+        "machine": describe_machine(request.device),
         "arguments": request.arguments(),
         "command": request.command(),
         "complete": len(done) == len(runs),

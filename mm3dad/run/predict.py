@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from mm3dad.errors import DataError, Mm3dadError, ShapeError
 from mm3dad.methods import Detector, load_detector
 from mm3dad.run._arguments import require_writable, require_writable_file
 from mm3dad.run.progress import track
+from mm3dad.run.rows import describe_model, describe_row
 from mm3dad.types import Prediction, Sample, SampleSequence
 
 if TYPE_CHECKING:
@@ -179,11 +181,6 @@ def make_maps(prediction: Prediction, mask: Tensor | None, size: tuple[int, int]
     return tensors
 
 
-def absolute_paths(sample: Sample) -> dict[str, str]:
-    """Return the sample's files by role, so that a viewer started elsewhere finds them."""
-    return {role: str(Path(path).resolve()) for role, path in sample.meta.paths.items()}
-
-
 def predict_inputs(
     folder: str | Path,
     inputs: Sequence[str | Path],
@@ -196,7 +193,8 @@ def predict_inputs(
     Args:
         folder: a saved model.
         inputs: files, or folders whose samples are all taken; a file inside a dataset tree names the whole sample.
-        out: where predictions.json and maps/*.safetensors go, maps at the sample's own resolution; None keeps nothing.
+        out: where predictions.json, predict.json (model, versions, command) and maps/*.safetensors go, maps at the sample's own
+            resolution; None keeps nothing.
         json: where the list of rows goes.
         on_sample: called with each sample, its prediction and its row, as they come.
 
@@ -227,7 +225,8 @@ def predict_inputs(
             if outcome.error is not None or outcome.sample is None or outcome.prediction is None:
                 result.failures.append((str(path), str(outcome.error)))
                 continue
-            row = _describe(outcome.sample, outcome.prediction, taken)
+            row = describe_row(outcome.sample, outcome.prediction, outcome.milliseconds)
+            row["id"] = _unique(row["id"], taken)
             if out is not None:
                 row["file"] = f"maps/{file_stem(row['id'])}.safetensors"
                 files.write_tensors(out / row["file"], make_maps(outcome.prediction, outcome.sample.mask, outcome.sample.size))
@@ -237,26 +236,19 @@ def predict_inputs(
     finally:
         if out is not None:
             files.write_json(out / "predictions.json", result.rows)
+            command = shlex.join(["mm3dad", "predict", str(folder), *map(str, inputs), "--out", str(out)])
+            failures = dict(result.failures)
+            files.write_json(out / "predict.json", {**describe_model(detector, folder), "command": command, "failures": failures})
         if json is not None:
             files.write_json(json, result.rows)
     return result
 
 
-def _describe(sample: Sample, prediction: Prediction, taken: set[str]) -> dict[str, Any]:
-    """One row of predictions.json; inputs from different trees may share an id, which then gets a number."""
-    name, count = sample.meta.id, 1
-    while name in taken:
+def _unique(name: str, taken: set[str]) -> str:
+    """Return an id that is not taken yet: inputs from different trees may share one, which then gets a number."""
+    chosen, count = name, 1
+    while chosen in taken:
         count += 1
-        name = f"{sample.meta.id}-{count}"
-    taken.add(name)
-    return {
-        "id": name,
-        "score": float(prediction.score),
-        "threshold": prediction.threshold,
-        "is_anomaly": prediction.is_anomaly,
-        "calibrated": prediction.calibrated,
-        "p_value": prediction.p_value,
-        "pixel_threshold": prediction.pixel_threshold,
-        "paths": absolute_paths(sample),
-        "file": None,
-    }
+        chosen = f"{name}-{count}"
+    taken.add(chosen)
+    return chosen

@@ -36,21 +36,25 @@ def _ranked(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], 
     return values[order], defective[order]
 
 
-def draw_curve(points: NDArray[np.float64], x_label: str, y_label: str, steps: bool = False, diagonal: bool = False) -> str:
-    """Draw a curve in the unit square.
+def draw_curve(
+    points: NDArray[np.float64], x_label: str, y_label: str, steps: bool = False, diagonal: bool = False, right: float = 1.0
+) -> str:
+    """Draw a curve whose ordinate lies in [0, 1].
 
     Args:
-        points: (n, 2) in [0, 1].
+        points: (n, 2), x in [0, right], y in [0, 1].
         steps: between two x, hold the y of the later one, as average precision sums it.
         diagonal: draw the line of chance.
+        right: x at the right edge.
     """
-    xs, ys = points[:, 0], points[:, 1]
+    xs, ys = points[:, 0] / right, points[:, 1]
     if steps:
         xs, ys = np.repeat(xs, 2)[:-1], np.repeat(ys, 2)[1:]  # between two recalls the next precision holds
     path = " ".join(f"{_x(x):.1f},{_y(y):.1f}" for x, y in zip(xs, ys, strict=True))
     chance = f'<line class="chance" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>' if diagonal else ""
     ticks = [(value, f"{value:g}") for value in (0, 0.5, 1)]
-    return _frame(f'{chance}<polyline class="curve" points="{path}"/>', ticks, ticks, x_label, y_label, f"{y_label} over {x_label}")
+    x_ticks = [(value, f"{value * right:g}") for value, _ in ticks]
+    return _frame(f'{chance}<polyline class="curve" points="{path}"/>', x_ticks, ticks, x_label, y_label, f"{y_label} over {x_label}")
 
 
 def draw_histogram(groups: Mapping[str, ArrayLike], threshold: float | None = None, bins: int = 24) -> str:

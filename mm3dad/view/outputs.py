@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ class Output:
     Args:
         folder: where it lies.
         kind: "evaluate" or "predict".
-        result: evaluate.json; {} for predict.
+        result: evaluate.json or predict.json; {} where predict left none.
         runs: in the order of the result.
     """
 
@@ -99,7 +100,8 @@ def read_output(folder: str | Path) -> Output:
     if (folder / "predictions.json").is_file():
         listed = files.read_json(folder / "predictions.json")
         rows = _read_rows(listed, folder, folder / "predictions.json", "")
-        return Output(folder, "predict", {}, [Run("", None, "full", rows)] if rows else [])
+        about = files.read_json(folder / "predict.json") if (folder / "predict.json").is_file() else {}
+        return Output(folder, "predict", about if isinstance(about, dict) else {}, [Run("", None, "full", rows)] if rows else [])
     raise DataError(f"expected evaluate.json or predictions.json in {folder}, found neither; give the --out folder of evaluate or predict")
 
 
@@ -144,17 +146,18 @@ def _read_rows(listed: Any, folder: Path, path: Path, category: str) -> list[Row
     return rows
 
 
-def read_maps(row: Row) -> dict[str, Array]:
-    """Return the maps of a row, with "mask" where it was kept; {} where they are missing or damaged."""
+def read_maps(row: Row, names: Collection[str] | None = None) -> dict[str, Array]:
+    """Return the maps of a row, with "mask" where it was kept, or only those in `names`; {} where they are missing or damaged."""
     if row.file is None or not row.file.is_file():
         return {}
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        return {name: value for name, value in load_file(row.file).items() if value.ndim == 2 and value.size}
+        kept = load_file(row.file)
     except (SafetensorError, OSError, ValueError):
         return {}
+    return {name: value for name, value in kept.items() if value.ndim == 2 and value.size and (names is None or name in names)}
 
 
 def read_row_sample(row: Row) -> Sample | None:

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from mm3dad import files
+from mm3dad.errors import DataError
+from mm3dad.metrics import pro_curve
 from mm3dad.view.charts import draw_curve, draw_histogram, pr_points, roc_points
 from mm3dad.view.colors import heat_table
 from mm3dad.view.gallery import Gallery
-from mm3dad.view.outputs import Output, Run, read_output
+from mm3dad.view.outputs import Output, Row, Run, read_maps, read_output
 from mm3dad.view.tables import RATES, draw_defects, draw_facts, draw_metrics, draw_table, draw_weights, number, text
 
-PROVENANCE = ("dataset", "config", "protocol", "arguments", "machine")
+PROVENANCE = ("dataset", "model", "failures", "config", "protocol", "arguments", "machine")
 
 
 def write_report(out_dir: str | Path, html: str | Path | None = None) -> Path:
@@ -74,6 +76,10 @@ def _summary(output: Output) -> str:
         rows = [row for run in output.runs for row in run.rows]
         called = [row.score > row.threshold for row in rows if row.threshold is not None]
         facts = {"samples": str(len(rows)), "called defective": f"{sum(called)} of {len(called)}" if called else "no threshold"}
+        times = [row.predict_ms for row in rows if row.predict_ms is not None]
+        if times:
+            facts |= {f"predict p{share}": f"{number(float(np.percentile(times, share)))} ms" for share in (50, 95)}
+        facts |= {"bank": number(output.result["bank_bytes"], "bank_bytes")} if output.result.get("bank_bytes") else {}
     else:
         mean = output.result.get("mean")
         mean = mean if isinstance(mean, Mapping) else {}
@@ -148,6 +154,8 @@ def _category(run: Run, gallery: Gallery, kind: str) -> str:
             ("precision and recall", draw_curve(pr_points(scores, labels), "recall", "precision", steps=True)),
         )
         charts += [f"<div><h4>{name}</h4>{chart}</div>" for name, chart in curves]
+        overlap = _overlap_curve(finite)
+        charts += [f"<div><h4>region overlap (PRO)</h4>{overlap}</div>"] if overlap else []
     setting = [] if run.seed is None else [f"seed {run.seed}"]
     setting += [] if run.shots == "full" else [f"{run.shots}-shot"]
     defects = f"<h4>by defect</h4>{draw_defects(finite)}" if any(row.label == 1 for row in finite) else ""
@@ -163,6 +171,22 @@ def _category(run: Run, gallery: Gallery, kind: str) -> str:
     )
 
 
+def _overlap_curve(rows: list[Row]) -> str:
+    """Draw the PRO curve where every defective sample has a kept map and mask; a good sample's mask is empty."""
+    maps, masks = [], []
+    for row in rows:
+        found = read_maps(row, ("map", "mask"))
+        if "map" not in found or ("mask" not in found and row.label != 0):
+            return ""
+        maps.append(found["map"])
+        masks.append(found["mask"] > 0 if "mask" in found else np.zeros(found["map"].shape, bool))
+    try:
+        points = pro_curve(maps, masks)
+    except DataError:  # no defect pixel, or nothing else
+        return ""
+    return draw_curve(points, "false-positive area", "region overlap", right=float(points[-1, 0]))
+
+
 def _provenance(output: Output) -> str:
     result = output.result
     command = result.get("command")
@@ -170,16 +194,17 @@ def _provenance(output: Output) -> str:
     if shown is None and isinstance(result.get("arguments"), list):
         shown = shlex.join(map(str, result["arguments"]))
     parts = [f"<h4>command</h4><pre>{text(shown)}</pre>" if shown else ""]
-    if output.kind == "predict":
-        parts.append(draw_facts({"folder": output.folder.resolve()}))
-        return "".join(parts)
+    if not result:
+        return draw_facts({"folder": output.folder.resolve()})
     parts.append(f"<h4>versions</h4>{draw_facts({'mm3dad': result.get('mm3dad'), **_mapping(result.get('versions'))})}")
     parts.append(f"<h4>weights</h4>{draw_weights(result.get('weights'))}")
     for name in PROVENANCE:
         if result.get(name):
             value = result[name]
             inside = draw_facts(value if isinstance(value, Mapping) else {name: value})
-            parts.append(f"<details{' open' if name == 'dataset' else ''}><summary>{name}</summary>{inside}</details>")
+            parts.append(
+                f"<details{' open' if name in ('dataset', 'model', 'failures') else ''}><summary>{name}</summary>{inside}</details>"
+            )
     return "".join(parts)
 
 

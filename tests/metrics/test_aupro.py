@@ -13,7 +13,7 @@ from scipy.ndimage import label
 from sklearn.metrics import roc_auc_score
 
 from mm3dad.errors import ConfigError, DataError, ShapeError
-from mm3dad.metrics import aupro, aupro_musc, auroc, average_precision, f1_max, pixel_metrics
+from mm3dad.metrics import aupro, aupro_musc, auroc, average_precision, f1_max, pixel_metrics, pro_curve
 
 
 def curve_by_hand(maps, masks, thresholds):
@@ -207,3 +207,17 @@ def test_sixty_maps_take_under_a_second():
     started = time.process_time()
     aupro(maps, masks)
     assert time.process_time() - started < 1.0
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
+def test_pro_curve_is_the_curve_whose_area_aupro_gives(limit):
+    maps, masks = random_maps(4, 7)
+    points = pro_curve(maps, masks, limit, points=2000)
+    assert points[0, 0] == 0 and points[-1, 0] == limit and (np.diff(points[:, 1]) >= -1e-12).all()
+    assert np.trapezoid(points[:, 1], points[:, 0]) / limit == pytest.approx(aupro(maps, masks, limit), abs=2e-3)
+    distinct = np.unique(maps)[::-1]
+    rates, overlaps = curve_by_hand(maps, masks, np.append(distinct, distinct[-1] - 1))
+    kept = rates <= limit
+    assert np.interp(rates[kept], points[:, 0], points[:, 1]) == pytest.approx(overlaps[kept], abs=0.02)
+    with pytest.raises(DataError, match="at least one defect pixel"):
+        pro_curve(maps, np.zeros_like(masks))

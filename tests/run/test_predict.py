@@ -38,10 +38,18 @@ def test_a_folder_is_scored_whole_and_kept(tree, model, tmp_path):
     )
     assert result.failures == [] and len(result.rows) == 6 and seen == [row["id"] for row in result.rows]
     assert json.loads((tmp_path / "p.json").read_text()) == json.loads((tmp_path / "out/predictions.json").read_text()) == result.rows
+    about = json.loads((tmp_path / "out/predict.json").read_text())
+    assert (
+        about["method"] == "toy"
+        and about["command"].startswith("mm3dad predict")
+        and about["failures"] == {}
+        and about["versions"]["torch"]
+    )
     detector = mm3dad.load(model)
     dataset = {sample.meta.id: sample for sample in mm3dad.open_dataset("mvtec3d", tree, "nut", "test")}
     for row in result.rows:
-        assert set(row) == {"id", "score", "threshold", "is_anomaly", "calibrated", "p_value", "pixel_threshold", "paths", "file"}
+        keys = {"id", "label", "defect", "score", "threshold", "is_anomaly", "calibrated", "p_value", "pixel_threshold", "predict_ms"}
+        assert set(row) == keys | {"paths", "file"}
         expected = detector.predict(dataset[row["id"]])
         assert (row["score"], row["threshold"], row["is_anomaly"]) == (expected.score, expected.threshold, expected.is_anomaly)
         tensors = files.read_tensors(tmp_path / "out" / row["file"])

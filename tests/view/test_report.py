@@ -21,14 +21,14 @@ def test_report_of_an_evaluation_has_every_part(tmp_path):
     for words in (
         "duet on folder", "0.987", "± 0.012", "[0.951, 0.999]", "0.934", "12.3 MB", "15", "Apache-2.0", "2.14.0", "grouping",
         "mm3dad evaluate duet --root 'my data'", "every run (2)", "good, highest scores", "defective, lowest scores", "typical hits",
-        "dent", "cut", "AUROC against good", "over the threshold", "ROC", "precision and recall", "threshold 2",
+        "dent", "cut", "AUROC against good", "over the threshold", "ROC", "precision and recall", "region overlap (PRO)", "threshold 2",
         "no defects <small> enough",
     ):  # fmt: skip
         assert words in page.words, words
     pictures = page.all("img")
     assert all(one["src"].startswith("data:image/jpeg") and one["loading"] == "lazy" and one["width"] and one["alt"] for one in pictures)
     assert {one["alt"].split(" of ")[0] for one in pictures} == {"RGB", "cloud", "score map", "ground truth"}
-    assert len(page.all("svg")) == 3
+    assert len(page.all("svg")) == 4
     assert "prefers-color-scheme: dark" in page.raw and "@media print" in page.raw and "width=device-width" in page.raw
 
 
@@ -149,3 +149,14 @@ def test_picks_are_the_errors_first_and_each_row_once():
     names = [one.id for found in picked.values() for one in found]
     assert len(names) == len(set(names))
     assert [one.score for one in pick_rows([row(1, None), row(2, None), row(float("nan"), None)], 1)["lowest scores"]] == [1]
+
+
+def test_predictions_say_where_they_come_from(tmp_path):
+    files.write_json(tmp_path / "predictions.json", make_rows(tmp_path / "data", tmp_path))
+    about = {"mm3dad": "0.1.0", "method": "duet", "bank_bytes": 1_500_000, "versions": {"torch": "2.14.0"}, "command": "mm3dad predict m x"}
+    files.write_json(
+        tmp_path / "predict.json", {**about, "weights": [{"name": "lite0", "licence": "Apache-2.0"}], "failures": {"a.png": "cut"}}
+    )
+    words = check_offline(write_report(tmp_path).read_text()).words
+    for part in ("mm3dad predict m x", "2.14.0", "Apache-2.0", "predict p50", "predict p95", "1.5 MB", "a.png", "by defect", "ROC"):
+        assert part in words, part
