@@ -278,7 +278,7 @@ def build_parser() -> Parser:
     synthesize.add_argument("--category", metavar="C", action="append", help="repeatable (default: every category)")
     synthesize.add_argument("--out", metavar="DIR", required=True, help="new folder, or the one of an interrupted call")
     synthesize.add_argument("--count", metavar="N", type=_positive, default=20, help="defects per category (default: 20)")
-    synthesize.add_argument("--seed", metavar="S", type=_seed, default=0, help="seed of the defects (default: 0)")
+    synthesize.add_argument("--seed", metavar="S", type=_whole, default=0, help="seed of the defects (default: 0)")
     synthesize.add_argument("--workers", metavar="N", type=_positive, help="processes (default: one per core)")
     _add_set(synthesize, "an option of the synthesizer or the data set, e.g. height=0.003")
 
