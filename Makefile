@@ -47,9 +47,11 @@ lint: $(STAMP)
 test: lint
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
 
-# The peers are no dependencies: they come here, and only here.
+# The peers are no dependencies: they come here, and only here. By name and not as '.[bench]', since the package itself is built without
+# build isolation and some peers need theirs.
 bench: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]' --no-build-isolation
+	@$(BIN)/python scripts/list_extra.py bench > .venv/bench.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r .venv/bench.txt
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 # Makes the synthetic parts, or completes them.

@@ -40,7 +40,10 @@ EXTRAS = {
     "dev": [
         "hypothesis>=6.100",
         "import-linter>=2.16",
+        "ipykernel>=6.29",  # the notebooks are run as tests
         "mypy>=1.15",
+        "nbclient>=0.10",
+        "nbformat>=5.10",
         "open_clip_torch>=3.0",  # the tests of CLIP run its code, with small random weights
         "pytest>=8.3",
         "pytest-xdist>=3.6",

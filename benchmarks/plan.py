@@ -14,7 +14,7 @@ from mm3dad.registry import METHODS as REGISTRY
 ALL = ("full", "4shot", "2shot", "1shot", "zero")  # settings, in the page's order
 SHORT = ("full", "4shot", "1shot", "zero")
 SEEDS = (0, 1, 2)  # of a whole line; zero-shot methods run under the first
-METHODS = ("duet", "patchcore", "btf", "m3dm", "rad", "mrad", "cif", "muscv2", "glfm", "das3d")
+METHODS = ("duet", "patchcore", "btf", "m3dm", "rad", "mrad", "cif", "cfm", "mentor3ad", "muscv2", "glfm", "das3d")
 
 
 def shots_of(setting: str) -> int | None:
@@ -71,6 +71,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "rad": {"backbone": "dinov3_vitb16", "layers": (3, 6, 9, 11), "image_size": 448},
     "mrad": {"backbone": "clip_vitl14_336", "image_size": 518, "reference": True},
     "cif": {"backbone": "dino_vitb8", "points": "point_mae", "point_side": 224, "reference": True},
+    "cfm": {"backbone": "dino_vitb8", "points": "point_mae", "fineness": 8, "reference": True},
+    "mentor3ad": {"backbone": "dino_vitb8", "points": "point_mae", "fineness": 2, "max_points": 50176},
     "muscv2": {"backbone": "dino_vitb8", "points": "point_mae", "reference": True},
     "glfm": {
         "points": "point_mae", "max_points": 50176, "centers": 1024, "group_size": 128, "epochs": 100, "steps": 100, "rate": 1e-4,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 BTF = "README of BTF's code, raw data"
 M3DM = "third-party notes on the M3DM paper"
 CIF = "third-party note on the CIF paper"
+CFM = "third-party audit of published 3D anomaly detectors"
 MUSC = "README of MuSc-V2's code; its AUPRO has another definition (200 equal steps of score)"
 DATA = {"mvtec3d": "MVTec 3D-AD", "eyecandies": "Eyecandies", "tire": "MVTec 3D-AD, tire"}
 
@@ -54,6 +55,7 @@ FIGURES = (
     Figure("cif", "eyecandies", "4shot", "0.751 / -", "", CIF),
     Figure("cif", "eyecandies", "2shot", "0.736 / -", "", CIF),
     Figure("cif", "eyecandies", "1shot", "0.695 / -", "", CIF),
+    Figure("cfm", "mvtec3d", "full", "0.954 / 0.971", "", CFM),
     Figure("muscv2", "mvtec3d", "zero", "0.881 / 0.970", "RGB + 3D", MUSC),
     Figure("muscv2", "tire", "zero", "0.880 / 0.987", "RGB + 3D", MUSC),
     Figure("muscv2", "eyecandies", "zero", "0.839 / 0.901", "RGB + 3D", MUSC),

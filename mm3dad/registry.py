@@ -53,11 +53,13 @@ METHODS = Registry(
     "method",
     {
         "btf": "mm3dad.methods.btf:BTF",
+        "cfm": "mm3dad.methods.cfm:CFM",
         "cif": "mm3dad.methods.cif:Cif",
         "das3d": "mm3dad.methods.das3d:Das3d",
         "duet": "mm3dad.methods.duet:Duet",
         "glfm": "mm3dad.methods.glfm:Glfm",
         "m3dm": "mm3dad.methods.m3dm:M3DM",
+        "mentor3ad": "mm3dad.methods.mentor3ad:Mentor3AD",
         "mrad": "mm3dad.methods.mrad:Mrad",
         "patchcore": "mm3dad.methods.patchcore:PatchCore",
         "muscv2": "mm3dad.methods.muscv2:MuScV2",

@@ -66,6 +66,11 @@ class RGBExtractor:
                 raise ConfigError(f"layers of {backbone} must lie in {-count}..{count - 1}, got {layer}")
         return tuple(layer % count for layer in layers)
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each layer."""
+        return tuple(int(self._net.feature_info[layer]["num_chs"]) for layer in self.layers)
+
     def input_size(self, size: tuple[int, int], image_size: int) -> tuple[int, int]:
         """Return the network's input (H, W): the image's shape scaled to image_size^2 pixels, in multiples of the patch."""
         scale = image_size / math.sqrt(size[0] * size[1])

@@ -28,7 +28,7 @@ class Needs:
     Args:
         inputs: modalities it can use, a subset of ("rgb", "xyz").
         settings: the settings it works in, of ("one-class", "few-shot", "multi-class", "auxiliary", "transductive").
-        trains: fitting runs gradient steps.
+        trains: fitting runs gradient steps, under some settings at least.
     """
 
     inputs: tuple[str, ...]

@@ -24,7 +24,8 @@ from mm3dad.memory.flat import FlatBank
 from mm3dad.methods._config import MODALITIES, check_ranges, option
 from mm3dad.methods._detector import Needs, Progress
 from mm3dad.methods._retrieval import Grid, RetrievalConfig, RetrievalDetector
-from mm3dad.nets.fusion_head import FeatureFusion, train_fusion
+from mm3dad.nets.fusion_head import FeatureFusion, fusion_task
+from mm3dad.nets.training import TrainingSettings, train
 from mm3dad.scoring.nearest import bank_statistics, reweight_score, shared_normalisation
 
 PUBLISHED_WEIGHTS = {"xyz": 1.0, "rgb": 0.1, "fusion": 1.0}
@@ -54,7 +55,7 @@ class M3DM(RetrievalDetector):
 
     name = "m3dm"
     Config = Config
-    needs = Needs(inputs=MODALITIES, settings=("one-class", "few-shot", "multi-class"))
+    needs = Needs(inputs=MODALITIES, settings=("one-class", "few-shot", "multi-class"), trains=True)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -120,7 +121,6 @@ class M3DM(RetrievalDetector):
             held = xyz.amax(1) > xyz.amin(1)
             found.append((xyz[held].half(), rgb[held].half()))
         xyz, rgb = (torch.cat(part) for part in zip(*found, strict=True))
-        report("fusion network", 0, self.config.fusion_steps)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             net = FeatureFusion(xyz.shape[1], rgb.shape[1])
@@ -129,7 +129,8 @@ class M3DM(RetrievalDetector):
             chosen = torch.randperm(len(xyz), generator=generator)[:BATCH]
             return xyz[chosen].float(), rgb[chosen].float()
 
-        train_fusion(net, draw, self.config.fusion_steps, seed=self.config.seed)
+        task = fusion_task(net, draw, self.config.fusion_steps)
+        train(task, TrainingSettings(self.config.seed), self.training, report, "fusion network")
         return net
 
     @torch.no_grad()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from mm3dad.nets.task import Task
+
 
 class FeatureFusion(nn.Module):
     """A normalised MLP per modality, whose outputs side by side are the fused feature, and a linear head per modality for training.
@@ -37,8 +39,12 @@ class FeatureFusion(nn.Module):
         """
         query = F.normalize(self.rgb_head(self.rgb(rgb)), dim=1)
         key = F.normalize(self.xyz_head(self.xyz(xyz)), dim=1)
-        target = torch.arange(len(query), device=query.device)
-        return 2 * temperature * F.cross_entropy(query @ key.T / temperature, target)
+        return 2 * temperature * contrast(query, key, temperature)
+
+
+def contrast(query: Tensor, key: Tensor, temperature: float) -> Tensor:
+    """Return InfoNCE: how badly each query (P, C) finds its own key, the row of the same number, among all keys (P, C) of a batch."""
+    return F.cross_entropy(query @ key.T / temperature, torch.arange(len(query), device=query.device))
 
 
 def _block(channels: int, expansion: int) -> nn.Sequential:
@@ -47,16 +53,15 @@ def _block(channels: int, expansion: int) -> nn.Sequential:
     )
 
 
-def train_fusion(
+def fusion_task(
     net: FeatureFusion,
     draw: Callable[[torch.Generator], tuple[Tensor, Tensor]],
     steps: int,
     rate: float = 3e-3,
     warm_up: float = 0.1,
     temperature: float = 1.0,
-    seed: int = 0,
-) -> list[float]:
-    """Train in place with AdamW, a linear warm-up and a cosine to zero; return the loss of each step.
+) -> Task:
+    """Return the training of the network: AdamW, a linear warm-up and a cosine to zero, in ten epochs or fewer.
 
     Args:
         net: the network.
@@ -64,21 +69,19 @@ def train_fusion(
         steps, rate: gradient steps and their highest rate; 3e-3 is published.
         warm_up: share of the steps in which the rate rises.
         temperature: of the contrast; 1 is published.
-        seed: of the batches.
     """
-    generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.9, 0.95))
-    rise = max(1, round(warm_up * steps))
-    losses = []
-    net.train()
-    for step in range(steps):
-        share = (step + 1) / rise if step < rise else 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-        for group in optimiser.param_groups:
-            group["lr"] = rate * share
-        loss = net.loss(*draw(generator), temperature)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        losses.append(float(loss.detach()))
-    net.eval()
-    return losses
+    rise, each = max(1, round(warm_up * steps)), math.ceil(steps / 10)
+
+    def share(step: int) -> float:
+        return (step + 1) / rise if step < rise else 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+    return Task(
+        "fusion",
+        {"rate": rate, "steps": steps, "warm_up": warm_up, "temperature": temperature},
+        {"net": net},
+        lambda: torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.9, 0.95)),
+        math.ceil(steps / each),
+        lambda epoch, generator: (draw(generator) for _ in range(min(each, steps - epoch * each))),
+        lambda pair: net.loss(*pair, temperature),
+        rate=share,
+    )

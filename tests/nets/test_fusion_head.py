@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mm3dad.nets.fusion_head import FeatureFusion, train_fusion
+from mm3dad.nets.fusion_head import FeatureFusion, fusion_task
+from mm3dad.nets.training import TrainingSettings
+from mm3dad.nets.training import train as run_task
 
 
 def make_net(seed=0, xyz=6, rgb=10):
@@ -57,7 +59,7 @@ def train(shift, steps=150):
         xyz, rgb = make_pairs(64, int(torch.randint(10**6, (), generator=generator)))
         return xyz, rgb.roll(shift, 0)
 
-    return net, train_fusion(net, draw, steps, temperature=0.2)
+    return net, [row["loss"] for row in run_task(fusion_task(net, draw, steps, temperature=0.2), TrainingSettings()).rows]
 
 
 def test_training_finds_what_the_modalities_share_and_repeats():
@@ -78,5 +80,15 @@ def test_pairs_of_different_places_teach_nothing():
 def test_rate_rises_and_falls():
     net = make_net()
     before = [value.clone() for value in net.parameters()]
-    train_fusion(net, lambda generator: make_pairs(8), 1)
+    run_task(fusion_task(net, lambda generator: make_pairs(8), 1), TrainingSettings())
     assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    task = fusion_task(net, lambda generator: make_pairs(8), 20)
+    rates = [task.rate(step) for step in range(20)]
+    assert rates[:3] == [0.5, 1.0, 1.0] and rates[2:] == sorted(rates[2:], reverse=True) and 0 < rates[-1] < 0.01
+
+
+@pytest.mark.parametrize("steps", [1, 7, 10, 300, 301])
+def test_steps_are_shared_out_over_the_epochs(steps):
+    task = fusion_task(make_net(), lambda generator: make_pairs(2), steps)
+    counts = [len(list(task.batches(epoch, torch.Generator()))) for epoch in range(task.epochs)]
+    assert sum(counts) == steps and min(counts) > 0 and len(counts) <= 10
