@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -16,21 +14,8 @@ from mm3dad.types import Sample
 Extractor = PointTransformer | DescriptorTransformer
 
 
-@dataclass(frozen=True)
-class PartCloud:
-    """The points of a part.
-
-    Args:
-        points: (N, 3) float32, metres, thinned.
-        pixel: (N,) int64, each point's place in the flattened grid.
-    """
-
-    points: Tensor
-    pixel: Tensor
-
-
-def take_part(sample: Sample, part: Tensor, most: int, least: int) -> PartCloud:
-    """Take the points of a part, thinned to at most `most`.
+def take_part(sample: Sample, part: Tensor, most: int, least: int) -> Tensor:
+    """Take the points (N, 3) of a part, metres, thinned to at most `most`.
 
     Args:
         sample: with xyz.
@@ -40,16 +25,13 @@ def take_part(sample: Sample, part: Tensor, most: int, least: int) -> PartCloud:
         DataError: fewer points than `least`.
     """
     assert sample.xyz is not None
-    count = int(part.sum())
-    if count:
-        points, pixel = thin_points(sample.xyz, part, most)
-        count = len(points)
-    if count < least:
+    points = thin_points(sample.xyz, part, most)[0] if bool(part.any()) else sample.xyz.new_zeros(0, 3)
+    if len(points) < least:
         raise DataError(
-            f"sample {sample.meta.id!r} has {count} valid points on the part, fewer than one group of {least}; "
+            f"sample {sample.meta.id!r} has {len(points)} valid points on the part, fewer than one group of {least}; "
             "lower group_size or check the sensor for missing points"
         )
-    return PartCloud(points, pixel)
+    return points
 
 
 def read_cloud_groups(points: Tensor, net: Extractor, centers: int, size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mm3dad.errors import ConfigError, DataError
-from mm3dad.features.adapted import Extractor, PartCloud, read_cloud_groups, regroup_features, spread_to_part, take_part
+from mm3dad.features.adapted import Extractor, read_cloud_groups, regroup_features, spread_to_part, take_part
 from mm3dad.features.branches import load_point_net
 from mm3dad.features.points import FPFH_STATISTICS
 from mm3dad.memory.routed import RoutedBanks
@@ -124,7 +124,7 @@ class Glfm(Detector):
         assert sample.valid is not None
         return find_part(sample) if self._has_table else sample.valid
 
-    def _take(self, sample: Sample, part: Tensor) -> PartCloud:
+    def _take(self, sample: Sample, part: Tensor) -> Tensor:
         return take_part(sample, part, self.config.max_points, self.config.group_size)
 
     def _read(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,13 +148,13 @@ class Glfm(Detector):
         self._has_table = 2 * apart > len(samples)
         net = self._open_net()
         if isinstance(net, DescriptorTransformer):
-            net.standardise(torch.cat([self._read(cloud.points)[0] for cloud in clouds]))
+            net.standardise(torch.cat([self._read(points)[0] for points in clouds]))
         if self.config.epochs:
-            self._adapt([cloud.points for cloud in clouds], report)
+            self._adapt(clouds, report)
         found = []
-        for number, cloud in enumerate(clouds):
+        for number, points in enumerate(clouds):
             report("features", number, len(clouds))
-            found.append(self._describe(cloud))
+            found.append(self._describe(points))
         report("coreset", 0, 1)
         rows = [features for _, features in found]
         count = self.config.prototypes or len(categories)
@@ -213,13 +213,13 @@ class Glfm(Detector):
         net.cpu().requires_grad_(False)
 
     @torch.inference_mode()
-    def _describe(self, cloud: PartCloud) -> tuple[Tensor, Tensor]:
+    def _describe(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the places (G, 3) of a part's regions and their features (G, C)."""
         c = self.config
-        groups, middle, center = self._read(cloud.points)
+        groups, middle, center = self._read(points)
         tokens = torch.cat(self._open_net()(groups, middle, c.layers), dim=1)
-        places, features = regroup_features(cloud.points, cloud.points[center], tokens, c.centers, c.group_size)
-        return cloud.points[places], features
+        places, features = regroup_features(points, points[center], tokens, c.centers, c.group_size)
+        return points[places], features
 
     def _judge(self, sample: Sample, part: Tensor, places: Tensor, features: Tensor, without: int | None = None) -> tuple[float, Tensor]:
         """Stage III: return the score of a sample and its map; the mean over points of a cloud without a grid, else the map's maximum."""
