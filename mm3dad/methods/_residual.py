@@ -15,7 +15,7 @@ from mm3dad.nets.training import Task, TrainingRun, TrainingSettings, train
 from mm3dad.scoring.residual import take_residual
 
 STEPS = 10  # in an epoch
-LOOKED_AT = 32  # defective samples that say how large residuals are, and normal ones that say how likely a normal cell can be
+LOOKED_AT = 32  # auxiliary samples that say how large residuals are, and normal ones how likely a normal cell can be
 Batch = tuple[list[int], list[list[int]], bool]  # samples, references of each, whether flows see anomalous cells
 
 
@@ -54,15 +54,13 @@ def leave_references(levels: Sequence[Tensor], references: Sequence[Tensor]) -> 
 
 
 def measure_units(known: Sequence[Auxiliary], draws: int, seed: int) -> list[float]:
-    """Return per level what to divide features by, so that squared residuals of defects are 1 on average."""
+    """Return per level what to divide features by, so that squared residuals are 1 on average."""
     generator = torch.Generator().manual_seed(seed)
-    defective = [number for number, one in enumerate(known) if not one.is_good]
     found = []
-    for number in [defective[i] for i in torch.linspace(0, len(defective) - 1, min(len(defective), LOOKED_AT)).long().tolist()]:
+    for number in torch.linspace(0, len(known) - 1, min(len(known), LOOKED_AT)).long().tolist():
         references = join_cells([known[i] for i in draw_references(known, number, draws, generator)])
         levels = ([rows.float() for rows in part] for part in (known[number].levels, references))
-        cells = known[number].is_known & ~known[number].is_normal
-        found.append([float(residual[0].flatten(1)[:, cells].mean()) for residual in leave_references(*levels)])
+        found.append([float(residual.mean()) for residual in leave_references(*levels)])
     return [max(sum(level) / len(level), 1e-12) ** 0.5 for level in zip(*found, strict=True)]
 
 

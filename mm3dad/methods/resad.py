@@ -2,7 +2,7 @@
 
 ResAD (NeurIPS 2024, arXiv 2410.20047) in the form of its published code, ResAD++ (IJCV 2026, arXiv 2509.23741), for convolutional
 backbones. `fit` takes a labelled set of other products, from which it learns, and normal samples of those under test, its references.
-Differs from its code: all levels lie on the finest grid; residuals are in units of those of defects; likelihoods are compared with those of
+Differs from its code: all levels lie on the finest grid; residuals are in units of their own size; likelihoods are compared with those of
 normal auxiliary samples instead of the largest of the test set. Weights: embedded Apache-2.0; the rest is learned from the auxiliary set.
 """
 
@@ -81,7 +81,7 @@ class ResAD(Detector):
         super().__init__(**options)
         self._made: Describes[Tokens] | None = None
         self._net: ResidualFlow | None = None
-        self._units: list[float] = []  # size of each level's residuals on defects
+        self._units: list[float] = []  # size of each level's residuals
         self._tops: list[float] = []  # largest log-likelihood of a normal auxiliary cell, per level
         self._references: dict[str, list[Tensor]] = {}  # levels (R, C) by product
         self._threshold: float | None = None
