@@ -21,13 +21,14 @@ def held(folder: str | Path, *leftovers: str) -> Iterator[None]:
     workers forked from it do not hold it on after its death.
 
     Args:
-        folder: made if missing.
+        folder: made if missing, and removed again if nothing was written into it.
         leftovers: patterns below `folder` of temporary files that a killed run may have left; they are removed.
 
     Raises:
         StorageError: another process works there, or the folder cannot be written.
     """
     path = Path(folder) / LOCK
+    is_new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = _acquire(path)
@@ -43,6 +44,9 @@ def held(folder: str | Path, *leftovers: str) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
+        if is_new:
+            with contextlib.suppress(OSError):  # not empty, as a rule
+                path.parent.rmdir()
 
 
 def _acquire(path: Path) -> int:
