@@ -171,9 +171,7 @@ class MappingDetector(Detector):
         if not is_published:
             # 1 is ordinary, so that a modality which sees nothing leaves the other's word as it is.
             units = self._units
-            residuals = {
-                name: lift((value - units[name].location) / units[name].scale) * found.held for name, value in residuals.items()
-            }
+            residuals = {name: lift((value - units[name].location) / units[name].scale) * found.held for name, value in residuals.items()}
         height, width = (max(1, round(side * CANVAS / math.sqrt(found.grid[0] * found.grid[1]))) for side in found.grid)
         maps = {
             name: smooth_boxes(upsample_map(value.view(found.grid), (height, width)), zero_padded=is_published)

@@ -20,13 +20,31 @@ HELP = (
 
 
 def require_display() -> None:
-    """Refuse to open a window where none can be seen.
+    """Refuse to open a window where none can be seen: Open3D would draw on and wait for keys that never come.
 
     Raises:
-        ConfigError: no display.
+        ConfigError: no display, or one that does not answer.
     """
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise ConfigError(f"a window needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set; {CURE}")
+    if sys.platform.startswith("linux") and not os.environ.get("WAYLAND_DISPLAY") and not _answers():
+        raise ConfigError(f"the display {os.environ['DISPLAY']!r} cannot be opened; {CURE}")
+
+
+def _answers() -> bool:
+    """Say whether the X server of DISPLAY lets us in; True where there is no library to ask it."""
+    import ctypes
+
+    try:
+        library = ctypes.CDLL("libX11.so.6")
+    except OSError:
+        return True
+    library.XOpenDisplay.restype, library.XOpenDisplay.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
+    library.XCloseDisplay.argtypes = [ctypes.c_void_p]
+    display = library.XOpenDisplay(None)
+    if display:
+        library.XCloseDisplay(display)
+    return bool(display)
 
 
 class DesktopView:
@@ -42,7 +60,7 @@ class DesktopView:
 
     def __init__(self, session: Session, tell: Callable[[str], object]) -> None:
         require_display()
-        self.session, self._tell, self._size = session, tell, 2.0
+        self.session, self._tell, self._size = session, tell, 3.0
         self._window: Any = None
         self._clouds: list[Any] = []
 
@@ -73,7 +91,7 @@ class DesktopView:
         sides = self.session.open()
         self._window = open3d.visualization.VisualizerWithKeyCallback()
         if not self._window.create_window("mm3dad", 1280, 860):
-            raise ConfigError(f"the display {os.environ.get('DISPLAY', '')!r} cannot be opened; {CURE}")
+            raise ConfigError(f"Open3D cannot open a window on this display; {CURE}")
         try:
             for key, act in self.keys().items():
                 self._window.register_key_callback(ord(key), lambda _, act=act: self._act(act))
@@ -84,7 +102,7 @@ class DesktopView:
             control.set_lookat([0.0, 0.0, 0.0])
             control.set_up([0.0, 1.0, 0.0])
             control.set_front([0.0, -0.6, 0.8])
-            control.set_zoom(0.55 if len(sides) == 1 else 0.8)
+            control.set_zoom(0.7 if len(sides) == 1 else 0.95)
             self._window.run()
         finally:
             self._window.destroy_window()

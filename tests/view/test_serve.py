@@ -8,6 +8,7 @@ import types
 import pytest
 
 from mm3dad.errors import ConfigError, DataError, MissingPackageError
+from mm3dad.view import window
 from mm3dad.view.live import open_session, serve_path
 from mm3dad.view.serve import check_port, load_viser
 from mm3dad.view.turn import write_turning
@@ -61,8 +62,9 @@ def test_no_display_names_the_other_faces(monkeypatch, session):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigError, match="needs a display.*--serve"):
         DesktopView(session, print)
-    monkeypatch.setenv("DISPLAY", ":7")
-    require_display()
+    monkeypatch.setenv("DISPLAY", ":4711")  # nobody answers there
+    with pytest.raises(ConfigError, match="':4711' cannot be opened.*--html"):
+        require_display()
 
 
 class Window:
@@ -87,7 +89,7 @@ class Window:
 def test_keys_change_layer_sample_threshold_and_size(monkeypatch, session):
     import numpy as np
 
-    monkeypatch.setenv("DISPLAY", ":7")
+    monkeypatch.setattr(window, "require_display", lambda: None)
     view = DesktopView(session, print)
     view._window = Window()
     view._draw(reset=True)
@@ -111,12 +113,12 @@ def test_keys_change_layer_sample_threshold_and_size(monkeypatch, session):
     keys["P"]()
     assert session.entry is first
     keys["="]()
-    assert view._window.options.point_size == 2.5
+    assert view._window.options.point_size == 3.75
 
 
 def test_a_lost_sample_does_not_close_the_window(monkeypatch, session):
     told = []
-    monkeypatch.setenv("DISPLAY", ":7")
+    monkeypatch.setattr(window, "require_display", lambda: None)
     view = DesktopView(session, told.append)
 
     def fail():
