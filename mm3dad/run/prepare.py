@@ -38,7 +38,9 @@ def prepare_synthetic(
     """Write the synthetic data with progress; see `mm3dad.data.synthetic.write_dataset`."""
     from mm3dad.data.synthetic import write_dataset
 
-    with held(out, "**/.*.part"), track_stages("prepare synthetic") as progress:
+    # Only a folder that holds a data set of ours is swept; whose the others are, `write_dataset` looks at.
+    swept = ("**/.*.part",) if (Path(out) / MANIFEST).is_file() else ()
+    with held(out, *swept), track_stages("prepare synthetic") as progress:
 
         def report(done: int, total: int) -> None:
             progress("samples", done, total)

@@ -35,6 +35,7 @@ class Entry:
         defect: defect folder, None where unknown.
         label: 0, 1, or None where unknown.
         score, threshold: of the image, None where nobody scored it.
+        pixel_threshold: of the map, None where the model is not calibrated for it.
         source: the row of a result folder, or the file to read.
         paths: role -> file.
         model: scores and explains the sample; None shows what was kept.
@@ -49,6 +50,7 @@ class Entry:
     source: Row | Path
     paths: dict[str, str] = field(default_factory=dict, repr=False)
     model: Explainer | None = field(default=None, repr=False)
+    pixel_threshold: float | None = None
 
     @property
     def kind(self) -> str | None:
@@ -92,6 +94,7 @@ class Entry:
             return None
         found = self.model.explain(self.sample)
         self.score, self.threshold = found.prediction.score, found.prediction.threshold
+        self.pixel_threshold = found.prediction.pixel_threshold
         return found
 
     def open(self) -> Scene:
@@ -143,7 +146,10 @@ def list_entries(path: str | Path, model: Explainer | None = None) -> list[Entry
     rows = sorted((row for run in read_output(path).first_runs() for row in run.rows), key=lambda row: -row.score)
     if not rows:
         raise DataError(f"{path} holds no scored sample; run evaluate or predict again")
-    return [Entry(row.id, row.category, row.defect, _label(row), row.score, row.threshold, row, row.paths, model) for row in rows]
+    return [
+        Entry(row.id, row.category, row.defect, _label(row), row.score, row.threshold, row, row.paths, model, row.pixel_threshold)
+        for row in rows
+    ]
 
 
 def _label(row: Row) -> int | None:

@@ -67,7 +67,8 @@ def view_path(
     if html is not None or gif is not None:
         scene = entry.open()
         if html is not None:
-            written.append(write_cloud_page(html, scene, title=entry.title, threshold=entry.threshold, explained=entry.explain_peaks()))
+            limits = {"threshold": entry.threshold, "pixel_threshold": entry.pixel_threshold}
+            written.append(write_cloud_page(html, scene, title=entry.title, **limits, explained=entry.explain_peaks()))
         if gif is not None:
             written.append(write_turning(gif, scene, layer, threshold=entry.threshold))
     if png is not None:

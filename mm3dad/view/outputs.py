@@ -29,6 +29,7 @@ class Row:
         defect: defect folder, None where unknown.
         score: image score.
         threshold: image threshold, or None.
+        pixel_threshold: map value above which a pixel counts as defective, None where the model is not calibrated for it.
         paths: role -> file.
         file: the maps' safetensors, or None.
         predict_ms: time of the prediction, or None.
@@ -40,6 +41,7 @@ class Row:
     defect: str | None
     score: float
     threshold: float | None
+    pixel_threshold: float | None = None
     paths: dict[str, str] = field(default_factory=dict)
     file: Path | None = None
     predict_ms: float | None = None
@@ -136,6 +138,7 @@ def _read_rows(listed: Any, folder: Path, path: Path, category: str) -> list[Row
                     defect=entry.get("defect"),
                     score=float(entry["score"]),
                     threshold=None if entry.get("threshold") is None else float(entry["threshold"]),
+                    pixel_threshold=None if entry.get("pixel_threshold") is None else float(entry["pixel_threshold"]),
                     paths={str(role): str(file) for role, file in (entry.get("paths") or {}).items()},
                     file=folder / entry["file"] if entry.get("file") else None,
                     predict_ms=entry.get("predict_ms"),

@@ -75,6 +75,7 @@ def write_cloud_page(
     title: str | None = None,
     *,
     threshold: float | None = None,
+    pixel_threshold: float | None = None,
     explained: Sequence[Why] = (),
 ) -> Path:
     """Write one sample as a self-contained 3D page of less than 3 MB: orbit, layers, threshold, score of a clicked point, and why.
@@ -84,7 +85,8 @@ def write_cloud_page(
         sample: a sample with a cloud, or a scene built from one.
         prediction: a `Prediction`, a mapping of names to (h, w) maps, one map, or None.
         title: head line; the sample's category and id when None.
-        threshold: image threshold, where the slider starts; the prediction's own when None.
+        threshold: image threshold; the prediction's own when None.
+        pixel_threshold: map value at which the slider starts; the prediction's own when None, else a high value of the map.
         explained: places whose explanation goes along: shown when they are clicked.
 
     Raises:
@@ -96,10 +98,12 @@ def write_cloud_page(
     score = None
     if isinstance(prediction, Prediction):
         score, threshold = prediction.score, prediction.threshold if threshold is None else threshold
+        pixel_threshold = prediction.pixel_threshold if pixel_threshold is None else pixel_threshold
     if scene.xyz is None or not scene.valid.any():
         raise DataError(f"sample {scene.meta.id!r} has no measured point, so there is no 3D view; write a still picture instead (--png)")
     title = f"{scene.meta.category} / {scene.meta.id}" if title is None else title
     packed = pack_scene(scene, threshold, [_pack_why(why) for why in explained])
+    packed["pixel_threshold"] = None if pixel_threshold is None else float(pixel_threshold)
     facts = [f"{packed['count']:,} of {int(scene.valid.sum()):,} points"]
     facts += [f"defect: {scene.meta.defect}"] if scene.meta.defect else []
     facts += [f"score {score:.3g}"] if score is not None else []

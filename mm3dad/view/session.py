@@ -136,7 +136,7 @@ class Session:
                 side.entry.close()
         other = self.paired.get((self.entry.category, self.entry.id))
         self.sides = [self._make_side(entry, quick) for entry in (self.entry, other) if entry is not None]
-        self.threshold = next((one.entry.threshold for one in self.sides if one.entry.threshold is not None), None)
+        self.threshold = next((one.entry.pixel_threshold for one in self.sides if one.entry.pixel_threshold is not None), None)
         if self.layer is not None and not quick:
             self.layer = find_layer(self.sides[0].layers, self.layer)
         return self.sides

@@ -50,7 +50,7 @@
   const rgb = layers.find((layer) => layer.name === "RGB");
   const grey = (i) => (rgb ? 25 + 0.6 * (0.3 * rgb.values[3 * i] + 0.59 * rgb.values[3 * i + 1] + 0.11 * rgb.values[3 * i + 2]) : 120);
   const colors = new Uint8ClampedArray(4 * count);
-  const state = { layer: 0, score: scores[0], threshold: data.threshold, above: false, size: 1, picked: -1, why: undefined };
+  const state = { layer: 0, score: scores[0], threshold: data.pixel_threshold, above: false, size: 1, picked: -1, why: undefined };
   function paint() {
     const layer = layers[state.layer], values = layer.values, kind = layer.kind;
     const span = kind === "score" ? Math.max(layer.high - layer.low, 1e-12) : 1;
@@ -193,7 +193,7 @@
     slider.min = state.score.first;
     slider.max = Math.max(state.score.last, state.score.high);
     slider.step = (slider.max - slider.min) / 1000 || 1;
-    setThreshold(state.score === scores[0] && data.threshold !== null ? data.threshold : state.score.suggested, false);
+    setThreshold(state.score === scores[0] && data.pixel_threshold !== null ? data.pixel_threshold : state.score.suggested, false);
   }
   function setThreshold(value, above = true) {
     state.threshold = value;
