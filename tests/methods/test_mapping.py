@@ -67,10 +67,9 @@ def test_an_interrupted_fit_goes_on_to_the_same_model(tmp_path, name, stage):
         wider.fit(samples)
 
 
-@pytest.mark.parametrize("rate", [1e9, 1e15])
-def test_a_rate_that_is_too_high_is_named(rate):
+def test_a_rate_that_is_too_high_is_named():
     with pytest.raises(TrainingError, match="learning rate"):
-        create("cfm", rate=rate).fit(make_samples(4))
+        create("cfm", rate=1e15).fit(make_samples(4))
 
 
 @pytest.mark.parametrize("name", METHODS)
