@@ -47,9 +47,9 @@ class Config(RetrievalConfig):
     learned: bool = option(True, "train the scales; false leaves the plain mean of both distances, for an ablation")
     defects: int = option(80, "samples with pasted defects to learn from; published: 800")
     hidden: int = option(64, "width of the network's hidden layers; published: 512")
-    epochs: int = option(20, "passes of 20 steps; published: 80")
+    epochs: int = option(60, "passes of 20 steps; published: 80")
     batch: int = option(256, "most patches in a step, half of them of defects; published: 8192")
-    rate: float = option(1e-3, "learning rate of the network; published: 1.5e-4 for its far larger batches")
+    rate: float = option(2e-3, "learning rate of the network; published: 1.5e-4 for its far larger batches")
     held_out: float = option(0.2, "share of the normal samples whose defects choose the best epoch; published: 0.5, of the patches")
 
     def __post_init__(self) -> None:
