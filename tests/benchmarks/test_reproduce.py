@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.plan import METHODS
+from benchmarks.plan import METHODS, method_options
 from benchmarks.reproduce import check_weights, main, reproduce
 from mm3dad.errors import DataError, WeightsError
 from tests.benchmarks.test_results import table
 from tests.data.test_eyecandies import write_candies
 from tests.data.trees import write_tree
+from tests.methods.parts import SHORT
 
 PARTS = ("full", "zero")
 # One layout meets every method; the other one of each kind, to save time.
@@ -31,8 +32,11 @@ def finished(trees, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reproduced")
     options = {"published": False, "settings": [f"{name}-{part}" for name in trees for part in PARTS], "seeds": (0,), "workers": 1}
     failed = {}
-    for name, methods in CHOSEN.items():
-        failed |= reproduce({name: trees[name]}, folder / "out", folder / "page.md", methods=methods, **options)
+    few = {"cfm": {"epochs": 2, "hidden": 64}, "mentor3ad": {"epochs": 2, "mentor_epochs": 1, "hidden": 64}, **SHORT}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.results.method_options", lambda method, *words: method_options(method, *words) | few.get(method, {}))
+        for name, methods in CHOSEN.items():
+            failed |= reproduce({name: trees[name]}, folder / "out", folder / "page.md", methods=methods, **options)
     return folder, failed, options
 
 

@@ -9,6 +9,12 @@ from mm3dad.types import Meta, Sample
 
 SIZE = 64
 SMALL = {"image_size": 64, "centers": 32, "group_size": 16, "max_points": 600}
+SHORT = {  # trainings short enough for a test
+    "das3d": {"side": 32, "width": 8, "levels": 2, "epochs": 8, "rate": 3e-3},
+    "g2sf": {"defects": 12, "epochs": 5, "hidden": 32, "batch": 128},
+    "glfm": {"epochs": 3, "dim": 32, "depth": 2},
+    "resad": {"epochs": 6, "warm": 2, "codes": 64},
+}
 
 
 def make_sample(seed, defect=None, category="plate", size=(SIZE, SIZE), modalities=("rgb", "xyz")):

@@ -14,19 +14,10 @@ from mm3dad.methods import Detector, Needs
 from mm3dad.metrics import auroc
 from mm3dad.registry import METHODS
 from mm3dad.types import Prediction
-from tests.methods.parts import SMALL, make_sample, make_samples
+from tests.methods.parts import SHORT, SMALL, make_sample, make_samples
 
 # Other test files register methods of their own; the contract is that of the package's.
 NAMES = [name for name in mm3dad.list_methods() if type(mm3dad.create(name)).__module__.startswith("mm3dad.")]
-
-
-# Trainings short enough for a test.
-SHORT = {
-    "das3d": {"side": 32, "width": 8, "levels": 2, "epochs": 8, "rate": 3e-3},
-    "g2sf": {"defects": 12, "epochs": 5, "hidden": 32, "batch": 128},
-    "glfm": {"epochs": 3, "dim": 32, "depth": 2},
-    "resad": {"epochs": 6, "warm": 2, "codes": 64},
-}
 
 
 def create(name):
