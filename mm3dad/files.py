@@ -13,7 +13,7 @@ import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,16 @@ def write_with(path: str | Path, write: Callable[[Path], object]) -> Path:
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write bytes, whole or not at all."""
     return write_with(path, lambda temporary: temporary.write_bytes(data))
+
+
+def write_stream(path: str | Path, chunks: Iterable[bytes]) -> Path:
+    """Write bytes that come in pieces, whole or not at all; an error of `chunks` leaves what was there."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as stream:
+            stream.writelines(chunks)
+
+    return write_with(path, write)
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -94,7 +94,7 @@ def test_help_loads_nothing_heavy():
         (["fit", "toy", "--set", "gain"], ["expected key=value, got 'gain'"]),
         (["fit", "toy", "--shots", "0"], ["shots are a whole number from 1, or full, got '0'"]),
         (["evaluate", "toy", "--shots", "1,two"], ["got 'two'"]),
-        (["evaluate", "toy", "--seeds", "1,-2"], ["a seed is a whole number from 0, got '-2'"]),
+        (["evaluate", "toy", "--seeds", "1,-2"], ["expected a whole number from 0, got '-2'"]),
         (["list", "weight"], ["invalid choice: 'weight'"]),
         (["prepare", "synthetic", "--out", "x", "--categories", ","], ["names separated by commas"]),
         (["prepare", "synthetic", "--out", "x", "--size", "big"], ["expected a whole number from 1, got 'big'"]),

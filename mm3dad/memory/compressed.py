@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +90,18 @@ def build(folder: str | Path, blocks: Iterable[Tensor], training: Tensor, layout
     index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
     index.cp.seed = index.pq.cp.seed = 0
     index.train(np.ascontiguousarray(training.numpy(), dtype=np.float32))
-    count = 0
     (folder / META).unlink(missing_ok=True)  # an older bank here ends now
-    with files.atomic(folder / ROWS) as temporary, temporary.open("wb") as stream:
+
+    def pack() -> Iterator[bytes]:
         for block in blocks:
             half = block.half()
             if block.ndim != 2 or block.shape[1] != channels or not bool(half.isfinite().all()):
                 raise DataError(f"rows must be (M, {channels}), finite and below 65504, got {tuple(block.shape)}; check the features")
-            stream.write(half.numpy().tobytes())
             index.add(np.ascontiguousarray(half.float().numpy()))
-            count += len(block)
+            yield half.numpy().tobytes()
+
+    files.write_stream(folder / ROWS, pack())
+    count = int(index.ntotal)
     if not count:
         (folder / ROWS).unlink()
         raise DataError("a bank needs at least one row, got none; check the training folder")

@@ -96,7 +96,7 @@ def test_options_of_the_wrong_kind(given, message):
 
 
 def test_a_configuration_survives_json():
-    config = Config(layers=(2, 3), window=4, modalities=("rgb",))
+    config = Config(layers=(2, 3), global_bank=True, window=4, modalities=("rgb",))
     assert resolve_config(Config, json.loads(json.dumps(config.__dict__))) == config
 
 
