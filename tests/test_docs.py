@@ -36,7 +36,11 @@ def workplace(tmp_path, monkeypatch):
         Path(other).unlink(missing_ok=True)
     mm3dad.create("duet").fit(mm3dad.open_dataset("synthetic", "demo/data", "cookie", "train")).save("models/cookie")
     sample = Sample(rgb=torch.rand(3, 224, 224), xyz=torch.rand(3, 224, 224) + 0.1)
-    return {"mm3dad": mm3dad, "sample": sample, "xyz": torch.rand(2, 2048, 3), "features": torch.rand(2, 5, 2048)}
+    line = torch.rand(64, 3)
+    return {
+        "mm3dad": mm3dad, "sample": sample, "camera": lambda: [sample], "xyz": torch.rand(2, 2048, 3), "features": torch.rand(2, 5, 2048),
+        "x": line, "y": line[:, :1], "x_held": line[:8], "y_held": line[:8, :1], "folder": tmp_path / "training",
+    }  # fmt: skip
 
 
 def make_small(page: Path, code: str) -> str:
@@ -67,4 +71,5 @@ def test_links_and_pictures_exist(page):
 
 def test_every_method_has_a_page():
     names = {page.stem for page in (ROOT / "docs" / "methods").glob("*.md")} | {"duet"}
-    assert set(mm3dad.list_methods()) <= names
+    own = {name for name in mm3dad.list_methods() if type(mm3dad.create(name)).__module__.startswith("mm3dad.")}  # not those of other tests
+    assert own <= names
