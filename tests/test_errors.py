@@ -15,7 +15,7 @@ KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issu
 def test_every_error_is_caught_as_one_kind_and_has_an_exit_status(kind):
     with pytest.raises(errors.Mm3dadError, match="text"):
         raise kind("text")
-    assert kind.exit_status == (1 if kind is errors.StorageError else 2)
+    assert kind.exit_status == (1 if kind in (errors.StorageError, errors.TrainingError) else 2)
 
 
 @pytest.mark.parametrize(

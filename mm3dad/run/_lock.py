@@ -28,7 +28,7 @@ def held(folder: str | Path, *leftovers: str) -> Iterator[None]:
         StorageError: another process works there, or the folder cannot be written.
     """
     path = Path(folder) / LOCK
-    is_new = not path.parent.exists()
+    made = [place for place in (path.parent, *path.parent.parents) if not place.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = _acquire(path)
@@ -44,9 +44,9 @@ def held(folder: str | Path, *leftovers: str) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
-        if is_new:
-            with contextlib.suppress(OSError):  # not empty, as a rule
-                path.parent.rmdir()
+        with contextlib.suppress(OSError):  # not empty, as a rule
+            for place in made:
+                place.rmdir()
 
 
 def _acquire(path: Path) -> int:
