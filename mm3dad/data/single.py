@@ -108,11 +108,15 @@ def read_sample(
     return assemble(record, rgb, xyz, organised, camera)
 
 
-def list_inputs(path: str | Path) -> list[Path]:
+def list_inputs(path: str | Path, with_links: bool = False) -> list[Path]:
     """Return one file per sample: the file itself, or of a folder (flat, or any part of a dataset tree) all of them, sorted.
 
+    Args:
+        path: file or folder.
+        with_links: list links that lead out of the folder too, for a caller that looks at each file by itself.
+
     Raises:
-        DataError: nothing that can be read lies there.
+        DataError: nothing that can be read lies there, or a link that leads out.
     """
     path = Path(path)
     if path.is_file():
@@ -129,7 +133,7 @@ def list_inputs(path: str | Path) -> list[Path]:
             or any(p.startswith(".") for p in file.relative_to(path).parts)
         ):
             continue
-        if file.is_symlink():
+        if file.is_symlink() and not with_links:
             confine(file, path)
         group = file.parent.parent if file.parent.name in ROLES else file.parent
         kept = chosen.setdefault((group, file.stem), file)

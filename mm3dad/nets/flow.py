@@ -63,7 +63,7 @@ class _Block(nn.Module):
         self.scale = nn.Parameter(torch.full((channels,), 2 * math.log(math.expm1(5.0))))  # a global scale of 1
         self.offset = nn.Parameter(torch.zeros(channels))
         drawn, upper = torch.linalg.qr(torch.randn(channels, channels, generator=generator, dtype=torch.float64))
-        self.register_buffer("rotation", (drawn * upper.diagonal().sign()).float())
+        self.register_buffer("rotation", drawn * upper.diagonal().sign())  # in float64, for an exact inverse there
 
     def transform(self, condition: Tensor | None) -> Any:
         """Return the block as one invertible transform."""
@@ -77,7 +77,7 @@ class _Block(nn.Module):
         mask = torch.arange(len(self.scale), device=self.scale.device) < self.kept
         stretch = _affine(self.offset, 0.1 * F.softplus(self.scale, beta=0.5))
         turn = zuko.transforms.RotationTransform(torch.zeros_like(self.rotation))
-        turn.R = self.rotation
+        turn.R = self.rotation.to(self.offset.dtype)
         return zuko.transforms.ComposedTransform(zuko.transforms.CouplingTransform(couple, mask), stretch, turn)
 
 

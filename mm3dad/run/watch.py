@@ -101,7 +101,7 @@ class Watcher:
     def poll(self) -> Iterator[tuple[str, Stamp, Sample | DataError]]:
         """Yield (name, stamp, sample or why there is none) of each part that has become ready, and return."""
         try:
-            paths = list_inputs(self.folder)
+            paths = list_inputs(self.folder, with_links=True)
         except DataError:  # nothing there yet
             paths = []
         for path in paths:

@@ -34,7 +34,7 @@ def normal():
 
 @pytest.fixture(scope="module")
 def detector(normal):
-    return create().fit(normal)
+    return create(global_bank=True).fit(normal)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_a_model_that_was_saved_explains_the_same(tmp_path, detector, bad, expla
 
 
 def test_cached_features_explain_the_same(tmp_path, normal, bad, explained):
-    again = create(feature_cache=str(tmp_path)).fit(normal).explain(bad)
+    again = create(global_bank=True, feature_cache=str(tmp_path)).fit(normal).explain(bad)
     place = explained.peaks(1)[0]
     assert again.at(*place)["xyz"].matches == explained.at(*place)["xyz"].matches
 
