@@ -8,7 +8,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import mm3dad
 from mm3dad import files
@@ -19,7 +19,9 @@ from mm3dad.registry import METHODS
 from mm3dad.scoring import OperatingPoint
 from mm3dad.types import Prediction, Sample
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
+    from torch import Tensor
+
     from mm3dad.methods.explanation import Explanation
 
 FORMAT = 1
@@ -105,6 +107,7 @@ class Detector(ABC):
     name: ClassVar[str]
     Config: ClassVar[type]
     needs: ClassVar[Needs]
+    _threshold: float | None = None  # of the image score, where a method has one for all samples
 
     def __init__(self, **options: Any) -> None:
         self.config = resolve_config(self.Config, options)
@@ -164,6 +167,12 @@ class Detector(ABC):
         """
         raise ConfigError(f"{self.name} does not explain its scores; give a model of duet, or look at the maps without a model")
 
+    def _conclude(self, sample: Sample, score: float, pixels: Tensor, parts: dict[str, Tensor] | None = None) -> Prediction:
+        """Return the prediction of a method with one threshold; without one it says neither good nor defective."""
+        threshold = self._threshold
+        flag = None if threshold is None else score > threshold
+        return Prediction(score, pixels, parts or {}, threshold, flag, threshold is not None, sample.meta)
+
     @property
     def bank_bytes(self) -> int:
         """Bytes of the tensors a fitted detector keeps."""
@@ -208,6 +217,22 @@ class Detector(ABC):
         if not isinstance(detector, cls):
             raise ModelError(f"{folder} holds a {detector.name!r} model, expected {cls.name!r}; use mm3dad.load(folder)")
         return detector
+
+
+def score_validation(validation: Sequence[Sample] | None, report: Progress, score: Callable[[Sample], float]) -> list[float]:
+    """Return the image scores of the validation samples, each read when it is needed; [] without any."""
+    scores: list[float] = []
+    if validation is None:
+        return scores
+    for number in range(len(validation)):
+        report("validation", number, len(validation))
+        scores.append(score(validation[number]))
+    return scores
+
+
+def strip_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose name begins with `prefix`, without it."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def load_detector(folder: str | Path) -> Detector:

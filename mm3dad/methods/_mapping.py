@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mm3dad.errors import DataError, TrainingError
 from mm3dad.fusion.mapping import join_product, published_divisors
 from mm3dad.methods._config import MODALITIES, check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress
+from mm3dad.methods._detector import Detector, Needs, Progress, score_validation, strip_prefix
 from mm3dad.methods._registered import Grid, Registered, RegisteredConfig, RegisteredSource, Scale
 from mm3dad.nets.mapping import code_places
 from mm3dad.nets.training import Task, TrainingSettings, shuffle_batches, split_normals, train
@@ -61,7 +61,6 @@ class MappingDetector(Detector):
         self._nets: dict[str, nn.Module] = {}
         self._scale: Scale = {}
         self._units: dict[str, Calibration] = {}
-        self._threshold: float | None = None
 
     @abstractmethod
     def _build(self, rgb: int, xyz: int, place: int) -> dict[str, nn.Module]:
@@ -99,11 +98,7 @@ class MappingDetector(Detector):
         self._units = self._find_units(judged)
         self.is_fitted = True
         scores = [self._judge(one)[0] for one in judged] if held_out else []
-        if validation is not None and len(validation):
-            scores = []
-            for number in range(len(validation)):
-                report("validation", number, len(validation))
-                scores.append(self.predict(validation[number]).score)
+        scores = score_validation(validation, report, lambda sample: self.predict(sample).score) or scores
         self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
         return self
 
@@ -189,8 +184,7 @@ class MappingDetector(Detector):
         score, heat, maps = self._judge(self._source.describe(sample).rescale(self._scale))
         pixels, *parts = (upsample_map(value, sample.size).clamp_min(0) for value in (heat, *maps.values()))
         named = {f"{name}_map": part for name, part in zip(maps, parts, strict=True)}
-        flag = None if self._threshold is None else score > self._threshold
-        return Prediction(score, pixels, named, self._threshold, flag, self._threshold is not None, sample.meta)
+        return self._conclude(sample, score, pixels, named)
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"{name}.{key}": value for name, net in self._nets.items() for key, value in net.state_dict().items()}
@@ -205,5 +199,5 @@ class MappingDetector(Detector):
         rgb, xyz = (len(self._scale[name][0]) for name in MODALITIES)
         self._nets = self._build(rgb, xyz, self._place((1, 1)).shape[1])
         for name, net in self._nets.items():
-            net.load_state_dict({key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")})
+            net.load_state_dict(strip_prefix(tensors, f"{name}."))
             net.eval()

@@ -19,7 +19,7 @@ from mm3dad.features.pixelmap import PointCells
 from mm3dad.memory.coreset import project_rows, select_coreset
 from mm3dad.memory.flat import FlatBank
 from mm3dad.methods._config import MODALITIES, check_modalities, check_ranges, option
-from mm3dad.methods._detector import Detector, Progress
+from mm3dad.methods._detector import Detector, Progress, score_validation
 from mm3dad.scoring.calibrate import held_out_numbers, threshold_for_rate
 from mm3dad.scoring.maps import blur_8bit, pixel_map, upsample_map
 from mm3dad.types import Prediction, Sample
@@ -78,7 +78,6 @@ class RetrievalDetector(Detector):
         self._modalities: tuple[str, ...] = ()
         self._grids: list[dict[str, Grid]] = []  # of the training samples, while fitting
         self._banks: dict[str, FlatBank] = {}
-        self._threshold: float | None = None
 
     @property
     def _fineness(self) -> int:
@@ -167,11 +166,7 @@ class RetrievalDetector(Detector):
         self._calibrate(judged)
         self.is_fitted = True
         scores = [self._combine(*parts)[0] for parts in judged]
-        if validation is not None and len(validation):
-            scores = []
-            for number in range(len(validation)):
-                report("validation", number, len(validation))
-                scores.append(self.predict(validation[number]).score)
+        scores = score_validation(validation, report, lambda sample: self.predict(sample).score) or scores
         self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
         return self
 
@@ -239,8 +234,7 @@ class RetrievalDetector(Detector):
         for name in scores if len(scores) > 1 else ():
             parts[f"{name}_score"], parts[f"{name}_map"] = torch.tensor(scores[name]), upsample_map(maps[name], sample.size)
         pixels = upsample_map(heat, sample.size)
-        flag = None if self._threshold is None else score > self._threshold
-        return Prediction(score, pixels, parts, self._threshold, flag, self._threshold is not None, sample.meta)
+        return self._conclude(sample, score, pixels, parts)
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {key: value for name, bank in self._banks.items() for key, value in bank.state(f"{name}.").items()}

@@ -33,7 +33,7 @@ from mm3dad.memory.hypergraph import (
     search_hyperedges,
 )
 from mm3dad.methods._config import MODALITIES, check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress
+from mm3dad.methods._detector import Detector, Needs, Progress, score_validation
 from mm3dad.scoring.calibrate import fold_indices, threshold_for_rate
 from mm3dad.scoring.maps import smooth_boxes, upsample_map
 from mm3dad.scoring.nearest import nearest_scores, support_score
@@ -103,7 +103,6 @@ class Cif(Detector):
         self._cells: Describes[Cells] | None = None
         self._memory: dict[str, HypergraphMemory] = {}
         self._scale: tuple[Tensor, Tensor] | None = None
-        self._threshold: float | None = None
 
     @property
     def images(self) -> Describes[Tokens]:
@@ -150,12 +149,8 @@ class Cif(Detector):
             self._scale = fit_scale([shot.features["xyz"][shot.graph.ids >= 0] for shot in shots], self.points.blocks)
             shots = [replace(shot, features=shot.features | {"xyz": self._rescale(shot.features["xyz"])}) for shot in shots]
         self._memory = self._remember(shots)
-        scores = []
-        if validation is not None and len(validation):
-            for number in range(len(validation)):
-                report("validation", number, len(validation))
-                scores.append(self._score(self._describe(validation[number], names), self._memory)[0])
-        elif len(shots) > 1:
+        scores = score_validation(validation, report, lambda sample: self._score(self._describe(sample, names), self._memory)[0])
+        if not scores and len(shots) > 1:
             for fold in fold_indices(len(shots), self.config.folds):
                 held = set(fold.tolist())
                 memory = self._remember([shot for i, shot in enumerate(shots) if i not in held])
@@ -226,9 +221,8 @@ class Cif(Detector):
         heat = torch.stack([upsample_map(values.view(image.grid), PUBLISHED_SIZE, self.config.reference) for values in patches.values()])
         parts = {f"{name}_map": value for name, value in maps.items()}
         parts |= {f"{name}_score": torch.tensor(value) for name, value in scores.items()}
-        flag = None if self._threshold is None else score > self._threshold
         pixels = self._finish(heat.prod(0).clamp_min(0) ** 1.5, sample.size)
-        return Prediction(score, pixels, parts, self._threshold, flag, self._threshold is not None, sample.meta)
+        return self._conclude(sample, score, pixels, parts)
 
     def _to_map(self, values: Tensor, size: tuple[int, int]) -> Tensor:
         return self._finish(upsample_map(values, PUBLISHED_SIZE, self.config.reference), size)

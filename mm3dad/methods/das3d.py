@@ -18,7 +18,7 @@ from torch.nn import functional
 from mm3dad.errors import ConfigError, DataError
 from mm3dad.features.heights import View, make_view
 from mm3dad.methods._config import MODALITIES, check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress
+from mm3dad.methods._detector import Detector, Needs, Progress, score_validation
 from mm3dad.nets.losses import dice_loss, focal_loss, structural_similarity
 from mm3dad.nets.training import Task, TrainingSettings, split_normals, train
 from mm3dad.nets.unet import FOLD, DualDiscriminator, Reconstructor
@@ -73,7 +73,6 @@ class Das3d(Detector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._scale = 1.0  # picture units per metre of height
-        self._threshold: float | None = None
         self._build()
 
     def _build(self) -> None:
@@ -111,11 +110,7 @@ class Das3d(Detector):
         self._train([views[i] for i in learn], [views[i] for i in held], report)
         self.is_fitted = True
         scores = [self._judge(views[i])[0] for i in held]
-        if validation is not None and len(validation):
-            scores = []
-            for number in range(len(validation)):
-                report("validation", number, len(validation))
-                scores.append(self.predict(validation[number]).score)
+        scores = score_validation(validation, report, lambda sample: self.predict(sample).score) or scores
         self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
         return self
 
@@ -193,9 +188,8 @@ class Das3d(Detector):
         found = []
         for sample in samples:
             score, heat = self._judge(self._view(sample))
-            flag = None if self._threshold is None else score > self._threshold
             pixels = upsample_map(heat, sample.size)
-            found.append(Prediction(score, pixels, {}, self._threshold, flag, self._threshold is not None, sample.meta))
+            found.append(self._conclude(sample, score, pixels))
         return found
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

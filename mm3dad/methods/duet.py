@@ -1,8 +1,9 @@
 """duet: global and local banks of RGB patches and point groups, judged on one scale and fused.
 
-Each modality has a bank of normal samples. The global part picks the normal samples most like the one under test, the local part
-finds each patch's nearest patch in them. A distance is judged by what the matched normal patches score when they are held out, so
-that modalities, textures and products meet on one scale; the modalities then meet patch by patch and in the image score.
+Each modality has a bank of normal samples. The local part finds each patch's nearest patches in a coreset of all of them or, on
+request, in the normal samples that the global part finds most like the one under test. A distance is judged by what the matched normal
+patches score when they are held out, so that modalities, textures and products meet on one scale; the modalities then meet patch by
+patch and in the image score.
 Ours, after PatchCore (CVPR 2022), MuSc-V2 (arXiv 2511.10047) and M3DM (CVPR 2023). Embedded weights: Apache-2.0.
 """
 

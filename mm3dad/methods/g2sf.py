@@ -26,7 +26,7 @@ from mm3dad.memory.flat import FlatBank
 from mm3dad.memory.labelled import mask_cells
 from mm3dad.memory.search import nearest_rows
 from mm3dad.methods._config import MODALITIES, check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress
+from mm3dad.methods._detector import Detector, Needs, Progress, strip_prefix
 from mm3dad.methods._metric import Pairs, train_metric
 from mm3dad.methods._retrieval import Grid, RetrievalConfig, RetrievalDetector
 from mm3dad.nets.scale_net import ScaleNet
@@ -214,7 +214,7 @@ class G2SF(RetrievalDetector):
         if self.config.learned:
             channels, hidden = sum(bank.rows.shape[1] for bank in self._banks.values()), self.config.hidden
             self._net = ScaleNet(channels, hidden, max(1, hidden // 4), max(1, hidden // 2)).eval()
-            self._net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")})
+            self._net.load_state_dict(strip_prefix(tensors, "net."))
 
 
 def _hold_points(rows: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from mm3dad.features.branches import load_point_net
 from mm3dad.features.points import FPFH_STATISTICS
 from mm3dad.memory.routed import RoutedBanks
 from mm3dad.methods._config import check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress
+from mm3dad.methods._detector import Detector, Needs, Progress, score_validation, strip_prefix
 from mm3dad.nets.losses import dice_loss, focal_loss
 from mm3dad.nets.point_transformer import DescriptorTransformer, PointTransformer
 from mm3dad.nets.training import Task, TrainingSettings, train
@@ -99,7 +99,6 @@ class Glfm(Detector):
         self._used: list[dict[str, Any]] = []
         self._banks: RoutedBanks
         self._has_table = True
-        self._threshold: float | None = None
 
     @property
     def weights(self) -> list[dict[str, Any]]:
@@ -161,12 +160,8 @@ class Glfm(Detector):
         self._banks = RoutedBanks.build(torch.stack([one.mean(0) for one in rows]), rows, ids, count).thin(self.config.coreset)
         self._threshold = None
         self.is_fitted = True
-        scores = []
-        if validation is not None and len(validation):
-            for number in range(len(validation)):
-                report("validation", number, len(validation))
-                scores.append(self.predict(validation[number]).score)
-        else:
+        scores = score_validation(validation, report, lambda sample: self.predict(sample).score)
+        if not scores:
             held = held_out_numbers(len(samples))
             for done, i in enumerate(held):
                 report("held-out scores", done, len(held))
@@ -240,8 +235,7 @@ class Glfm(Detector):
         for sample in samples:
             part = self._find(sample)
             score, heat = self._judge(sample, part, *self._describe(self._take(sample, part)))
-            flag = None if self._threshold is None else score > self._threshold
-            found.append(Prediction(score, heat, {}, self._threshold, flag, self._threshold is not None, sample.meta))
+            found.append(self._conclude(sample, score, heat))
         return found
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -252,7 +246,7 @@ class Glfm(Detector):
         c = self.config
         self._net = DescriptorTransformer(FPFH_STATISTICS, c.depth, c.dim, HEADS) if c.points == "fpfh" else PointTransformer()
         self._net.requires_grad_(False)
-        self._net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")})
+        self._net.load_state_dict(strip_prefix(tensors, "net."))
         self._used = list(values["weights"])
         self._banks = RoutedBanks.from_state(tensors)
         self._threshold, self._has_table = values["threshold"], bool(values["has_table"])

@@ -22,7 +22,7 @@ from mm3dad.fusion.decision import fit_one_class
 from mm3dad.memory.coreset import projection_size
 from mm3dad.memory.flat import FlatBank
 from mm3dad.methods._config import MODALITIES, check_ranges, option
-from mm3dad.methods._detector import Needs, Progress
+from mm3dad.methods._detector import Needs, Progress, strip_prefix
 from mm3dad.methods._retrieval import Grid, RetrievalConfig, RetrievalDetector
 from mm3dad.nets.fusion_head import FeatureFusion, fusion_task
 from mm3dad.nets.training import TrainingSettings, train
@@ -197,5 +197,5 @@ class M3DM(RetrievalDetector):
         self._net = None
         if "fusion" in self._banks:
             self._net = FeatureFusion(self._banks["xyz"].rows.shape[1], self._banks["rgb"].rows.shape[1])
-            self._net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")})
+            self._net.load_state_dict(strip_prefix(tensors, "net."))
             self._net.eval()

@@ -21,7 +21,7 @@ from mm3dad.features.clip import ClipExtractor, is_clip
 from mm3dad.features.tokens import TokenExtractor, Tokens, join_layers, smooth_tokens
 from mm3dad.memory.labelled import LabelledMemory, mask_cells
 from mm3dad.methods._config import check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress
+from mm3dad.methods._detector import Detector, Needs, Progress, score_validation
 from mm3dad.scoring.calibrate import threshold_for_rate
 from mm3dad.scoring.maps import smooth_map, upsample_map
 from mm3dad.scoring.zero_shot import mix_score
@@ -66,7 +66,6 @@ class Mrad(Detector):
         super().__init__(**options)
         self._made: Describes[Tokens] | None = None
         self._memory = LabelledMemory()
-        self._threshold: float | None = None
 
     @property
     def extractor(self) -> Describes[Tokens]:
@@ -112,11 +111,7 @@ class Mrad(Detector):
                 )
         self._threshold = None
         self.is_fitted = True
-        if validation is not None and len(validation):
-            scores = []
-            for number in range(len(validation)):
-                report("validation", number, len(validation))
-                scores.append(self.predict(validation[number]).score)
+        if scores := score_validation(validation, report, lambda sample: self.predict(sample).score):
             self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms)
         return self
 
@@ -151,8 +146,7 @@ class Mrad(Detector):
         heat = smooth_map(upsample_map(cells, c.image_size), c.smooth)
         score = mix_score(heat, self._memory.image_probability(descriptor, c.temperature), c.top, c.share)
         pixels = upsample_map(heat, sample.size)
-        flag = None if self._threshold is None else score > self._threshold
-        return Prediction(score, pixels, {"rgb_map": pixels}, self._threshold, flag, self._threshold is not None, sample.meta)
+        return self._conclude(sample, score, pixels, {"rgb_map": pixels})
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return self._memory.state(), {"threshold": self._threshold}

@@ -20,7 +20,7 @@ from mm3dad.features.tokens import TokenExtractor, Tokens
 from mm3dad.fusion.layers import fuse_layers
 from mm3dad.memory.layered import LayeredBank
 from mm3dad.methods._config import check_ranges, check_window, option
-from mm3dad.methods._detector import Detector, Needs, Progress
+from mm3dad.methods._detector import Detector, Needs, Progress, score_validation
 from mm3dad.scoring.calibrate import held_out_numbers, threshold_for_rate
 from mm3dad.scoring.maps import blur_5x5, top_fraction_score, upsample_map
 from mm3dad.scoring.windowed import windowed_scores
@@ -69,7 +69,6 @@ class Rad(Detector):
         self._crop = PUBLISHED_CROP if self.config.reference else 1.0
         self._bank = LayeredBank(0)
         self._grid = (0, 0)
-        self._threshold: float | None = None
 
     @property
     def extractor(self) -> Describes[Tokens]:
@@ -101,12 +100,9 @@ class Rad(Detector):
         return self
 
     def _choose_threshold(self, validation: Sequence[Sample] | None, report: Progress) -> float | None:
-        bank, scores = self._bank, []
-        if validation is not None and len(validation):
-            for number in range(len(validation)):
-                report("validation", number, len(validation))
-                scores.append(self._score(self.extractor.describe([validation[number]])[0])[0])
-        elif bank.size > 1:
+        bank = self._bank
+        scores = score_validation(validation, report, lambda sample: self._score(self.extractor.describe([sample])[0])[0])
+        if not scores and bank.size > 1:
             held = held_out_numbers(bank.size)
             for done, i in enumerate(held):
                 report("held-out scores", done, len(held))
@@ -132,8 +128,7 @@ class Rad(Detector):
     def _predict_one(self, sample: Sample) -> Prediction:
         score, heat = self._score(self.extractor.describe([sample])[0])
         pixels = _to_pixels(heat, sample.size, self._crop)
-        flag = None if self._threshold is None else score > self._threshold
-        return Prediction(score, pixels, {"rgb_map": pixels}, self._threshold, flag, self._threshold is not None, sample.meta)
+        return self._conclude(sample, score, pixels, {"rgb_map": pixels})
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return self._bank.state(), {"grid": list(self._grid), "threshold": self._threshold}

@@ -20,7 +20,7 @@ from mm3dad.features.cache import Describes, keep_features
 from mm3dad.features.tokens import TokenExtractor, Tokens
 from mm3dad.memory.labelled import mask_cells
 from mm3dad.methods._config import check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress
+from mm3dad.methods._detector import Detector, Needs, Progress, score_validation, strip_prefix
 from mm3dad.methods._residual import (
     LOOKED_AT,
     Auxiliary,
@@ -84,7 +84,6 @@ class ResAD(Detector):
         self._units: list[float] = []  # size of each level's residuals
         self._tops: list[float] = []  # largest log-likelihood of a normal auxiliary cell, per level
         self._references: dict[str, list[Tensor]] = {}  # levels (R, C) by product
-        self._threshold: float | None = None
 
     @property
     def extractor(self) -> Describes[Tokens]:
@@ -137,11 +136,7 @@ class ResAD(Detector):
         self._references = {name: join_cells([one for one in kept if one.category == name]) for name in names}
         self.is_fitted = True
         self._threshold = None
-        if validation is not None and len(validation):
-            scores = []
-            for number in range(len(validation)):
-                report("validation", number, len(validation))
-                scores.append(self.predict(validation[number]).score)
+        if scores := score_validation(validation, report, lambda sample: self.predict(sample).score):
             self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms)
         return self
 
@@ -200,8 +195,7 @@ class ResAD(Detector):
         heat = ((maps[0] + maps[1]) / 2).clamp_min(0)
         score = float(heat.max())
         pixels = upsample_map(heat, sample.size)
-        flag = None if self._threshold is None else score > self._threshold
-        return Prediction(score, pixels, {"rgb_map": pixels}, self._threshold, flag, self._threshold is not None, sample.meta)
+        return self._conclude(sample, score, pixels, {"rgb_map": pixels})
 
     def _find_references(self, sample: Sample) -> list[Tensor]:
         if sample.meta.category in self._references:
@@ -228,4 +222,4 @@ class ResAD(Detector):
             name: [tensors[f"references.{number}.{level}"] for level in range(count)] for number, name in enumerate(values["products"])
         }
         self._net = self._make_net([rows.shape[1] for rows in next(iter(self._references.values()))])
-        self._net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")})
+        self._net.load_state_dict(strip_prefix(tensors, "net."))
