@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from benchmarks.plan import METHODS, method_options
 from benchmarks.reproduce import check_weights, main, reproduce
 from mm3dad.errors import DataError, WeightsError
+from mm3dad.registry import METHODS as METHODS_BY_NAME
 from tests.benchmarks.test_results import table
 from tests.data.test_eyecandies import write_candies
 from tests.data.trees import write_tree
+from tests.methods.parts import SHORT
 
 PARTS = ("full", "zero")
-TRAINED = ("mentor3ad", "glfm", "das3d", "g2sf", "resad")  # their trainings take minutes; cfm stands for them
-# One layout meets every other method; the other one of each kind, to save time.
-CHOSEN = {"mvtec3d": tuple(name for name in METHODS if name not in TRAINED), "eyecandies": ("patchcore", "cif", "mrad", "muscv2")}
+# One layout meets every method; the other one of each kind, to save time.
+CHOSEN = {"mvtec3d": METHODS, "eyecandies": ("patchcore", "cif", "mrad", "muscv2")}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def finished(trees, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reproduced")
     options = {"published": False, "settings": [f"{name}-{part}" for name in trees for part in PARTS], "seeds": (0,), "workers": 1}
     failed = {}
-    few = {"cfm": {"epochs": 2, "hidden": 64}}
+    few = {"cfm": {"epochs": 2, "hidden": 64}, "mentor3ad": {"epochs": 2, "mentor_epochs": 1, "hidden": 64}, **SHORT}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchmarks.results.method_options", lambda method, *words: method_options(method, *words) | few.get(method, {}))
         for name, methods in CHOSEN.items():
@@ -50,7 +53,8 @@ def test_every_method_runs_from_both_raw_layouts_to_the_page(finished):
             line = (zero if method in ("mrad", "muscv2") else fitted)[method]
             assert 0 <= float(line["image AUROC"]) <= 1 and 0 <= float(line["AUPRO@0.3"]) <= 1
             assert line["mean over, or why not"] == "**part**: 2 of 10 categories, seeds 0"
-            assert "efficientnet_lite0" in line["features"]
+            has_backbone = any(field.name == "backbone" for field in dataclasses.fields(METHODS_BY_NAME.get(method).Config))
+            assert ("efficientnet_lite0" if has_backbone else "no pretrained weights") in line["features"]
         assert zero["muscv2"]["fitted on"] == "nothing; **transductive**"
         assert zero["mrad"]["fitted on"].startswith("**auxiliary**")
     assert table(folder / "page.md", "MVTec 3D-AD: no normal sample of the part")["muscv2"]["published"] == "0.881 / 0.970 (RGB + 3D)"

@@ -13,17 +13,6 @@ from tests.run import toy
 toy.register()
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return toy.write_tree(tmp_path_factory.mktemp("tree"), ["nut"])
-
-
-@pytest.fixture(scope="module")
-def model(tree):
-    fit_detector("toy", "mvtec3d", tree, tree.parent / "toy-model")
-    return tree.parent / "toy-model"
-
-
 def test_figures_of_given_samples(tree, model):
     result = benchmark_model(model, [tree / "nut/test/good"], repeats=7)
     assert result["samples"] == 3 and result["size"] == [32, 32] and result["repeats"] == 7

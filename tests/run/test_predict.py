@@ -20,17 +20,6 @@ from tests.run import toy
 toy.register()
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return toy.write_tree(tmp_path_factory.mktemp("tree"), ["nut"])
-
-
-@pytest.fixture(scope="module")
-def model(tree):
-    fit_detector("toy", "mvtec3d", tree, tree.parent / "toy-model")
-    return tree.parent / "toy-model"
-
-
 def test_a_folder_is_scored_whole_and_kept(tree, model, tmp_path):
     seen = []
     result = predict_inputs(

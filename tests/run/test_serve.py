@@ -16,7 +16,6 @@ import mm3dad
 from mm3dad.cli import main
 from mm3dad.errors import ConfigError
 from mm3dad.run import measure
-from mm3dad.run.fit import fit_detector
 from mm3dad.run.serve import listen, make_app, make_server
 from tests.run import toy
 
@@ -24,17 +23,6 @@ toy.register()
 TOKEN = "secret"
 LIMIT = 100_000
 KEY = {"Authorization": f"Bearer {TOKEN}"}
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return toy.write_tree(tmp_path_factory.mktemp("tree"), ["nut"])
-
-
-@pytest.fixture(scope="module")
-def model(tree):
-    fit_detector("toy", "mvtec3d", tree, tree.parent / "toy-model")
-    return tree.parent / "toy-model"
 
 
 @pytest.fixture(scope="module")

@@ -13,22 +13,10 @@ from mm3dad import files
 from mm3dad.cli import main
 from mm3dad.errors import ConfigError, DataError, ModelError
 from mm3dad.run import watch
-from mm3dad.run.fit import fit_detector
 from mm3dad.run.watch import stream, watch_folder
 from tests.run import toy
 
 toy.register()
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return toy.write_tree(tmp_path_factory.mktemp("tree"), ["nut"])
-
-
-@pytest.fixture(scope="module")
-def model(tree):
-    fit_detector("toy", "mvtec3d", tree, tree.parent / "toy-model")
-    return tree.parent / "toy-model"
 
 
 class Camera:
