@@ -33,14 +33,12 @@ def test_curvature_of_a_ball_is_one_over_its_radius(sign, grid):
     assert np.median(found.reshape(60, 60)[inner]) == pytest.approx(-sign * 20, rel=0.05)
 
 
-@pytest.mark.parametrize("grid", [True, False])
-@pytest.mark.parametrize("signs", [(1, 1, 1), (1, -1, -1)])
+# Without a grid nothing tells which axis is up, so there is one case of it.
+@pytest.mark.parametrize(("grid", "signs"), [(True, (1, 1, 1)), (True, (1, -1, -1)), (False, (1, 1, 1))])
 def test_normals_are_those_of_the_ball(grid, signs):
     xyz, valid = dome()
     if grid:
         xyz = xyz * np.array(signs, np.float32)[:, None, None]
-    elif signs != (1, 1, 1):
-        pytest.skip("without a grid nothing tells which axis is up")
     exact = np.stack([xyz[0], -xyz[1] * signs[1], np.sqrt(0.05**2 - xyz[0] ** 2 - xyz[1] ** 2)]) / 0.05
     cloud = xyz if grid else xyz.reshape(3, 1, -1)
     normals = surface_normals(cloud, valid if grid else valid.reshape(1, -1)).reshape(3, 60, 60)
