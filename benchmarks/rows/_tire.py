@@ -22,7 +22,7 @@ def tire_rows(image_size: int, images: int = 60) -> torch.Tensor:
     if not root.is_dir():
         raise UnavailableError(f"no real images at {root.name}; set MM3DAD_DATA to the folder that holds mvtec3d_rgb")
     samples = mm3dad.open_dataset("mvtec3d", root, "tire", "train")
-    branch = RGBBranch("efficientnet_lite0", (), "default", image_size, aggregate=True)
+    branch = RGBBranch("efficientnet_lite0", (), "default", image_size, aggregate=False)
     rows = torch.cat([branch.describe([samples[i]])[0].features for i in range(min(images, len(samples)))])
     directions = torch.randn(rows.shape[1], WIDTH, generator=torch.Generator().manual_seed(0)) / WIDTH**0.5
     return rows @ directions

@@ -44,6 +44,19 @@ def test_clouds_on_which_a_search_can_go_wrong(kind, number, k):
     np.testing.assert_allclose(distance, expected, rtol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("offset", "levels"), [(0, None), (1000, None), (0, 2), (-50, 3)])
+def test_features_with_ties_and_large_offsets(offset, levels, dtype):
+    generator = torch.Generator().manual_seed(7)
+    points = torch.randn(2500, 6, generator=generator, dtype=dtype)
+    points = (points if levels is None else (points * levels).round()) + offset
+    queries = torch.cat([points[::50], points[::97] + 0.25])
+    distance, index = nearest_neighbors(queries, points, 30)
+    expected, order = neighbors_reference(queries, points, 30)
+    np.testing.assert_allclose(distance, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(index, order)
+
+
 @pytest.mark.parametrize("kind", ["surface", "lattice", "outlier"])
 def test_threads_change_no_bit(kind):
     cloud, threads = make_cloud(kind, 1500), torch.get_num_threads()
