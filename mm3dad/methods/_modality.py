@@ -12,6 +12,7 @@ from mm3dad.features.branches import Patches, PointBranch, RGBBranch, patch_grid
 from mm3dad.features.cache import CachedBranch
 from mm3dad.fusion.rescore import judge_against_neighbors
 from mm3dad.memory import Bank
+from mm3dad.methods._detector import Progress
 from mm3dad.methods.explanation import Evidence
 from mm3dad.scoring.calibrate import Calibration
 from mm3dad.scoring.heldout import judge_rows, lift
@@ -92,10 +93,11 @@ class Modality:
         values = judge_rows(distances, self.bank.held[rows], self.config.local_scale)
         return (values - self.unit.location) / self.unit.scale
 
-    def hold_out(self, folds: Sequence[Sequence[int]]) -> list[Match]:
+    def hold_out(self, folds: Sequence[Sequence[int]], report: Progress) -> list[Match]:
         """Match every normal sample with a bank without its fold, note its rows' held-out scores and set the scale."""
         bank, matches = self.bank, {}
-        for fold in folds:
+        for number, fold in enumerate(folds):
+            report(f"held-out scores, {self.name}", number, len(folds))
             allowed = sorted(set(range(len(bank.ids))) - set(fold))
             coreset = None if self.config.global_bank else bank.choose_coreset(allowed, self.config.coreset, self.config.seed)
             for i in fold:

@@ -156,8 +156,7 @@ class Duet(Detector):
     ) -> Duet:
         report = progress or (lambda stage, done, total: None)
         self._remember(samples, turns, report)
-        report("held-out scores", 0, 1)
-        self._calibrate()
+        self._calibrate(report)
         self.is_fitted = True
         if validation is not None and len(validation):
             scores: dict[str, list[float]] = {name: [] for name in self._parts}
@@ -194,11 +193,11 @@ class Duet(Detector):
         for part in self._parts.values():
             part.bank.finish(self.config.coreset, start)
 
-    def _calibrate(self) -> None:
+    def _calibrate(self, report: Progress) -> None:
         """Score every normal sample by banks without its fold; all scales and thresholds come from these scores."""
         count = len(next(iter(self._parts.values())).bank.ids)
         folds = [fold.tolist() for fold in fold_indices(count, self.config.folds)]
-        matches = {name: part.hold_out(folds) for name, part in self._parts.items()}
+        matches = {name: part.hold_out(folds, report) for name, part in self._parts.items()}
         scores: dict[str, list[float]] = {name: [] for name in self._parts}
         for i in range(count):
             patch = self._align({name: part.bank.places_of(i) for name, part in self._parts.items()})
