@@ -7,18 +7,9 @@ import pytest
 import torch
 
 from mm3dad.memory import select_coreset
-from mm3dad.memory.hypergraph import (
-    MISSED,
-    HypergraphMemory,
-    add_shot,
-    cross_matches,
-    find_incidence,
-    first_hyperedge,
-    hyperedge_features,
-    one_center,
-    pass_messages,
-    search_hyperedges,
-)
+from mm3dad.memory.hypergraph import find_incidence, first_hyperedge, hyperedge_features
+from mm3dad.memory.messages import cross_matches, pass_messages
+from mm3dad.memory.structured import MISSED, HypergraphMemory, add_shot, one_center, search_hyperedges
 from mm3dad.scoring.maps import smooth_boxes, upsample_map
 from mm3dad.scoring.nearest import nearest_scores, support_score
 
