@@ -24,6 +24,20 @@ class PairProjection(nn.Module):
         return self.query(queries), self.key(keys)
 
 
+class MemoryHead(nn.Module):
+    """The projections of both levels of a labelled memory (MRAD-FT).
+
+    Args:
+        image_channels: of image descriptors and of what comes out at either level.
+        patch_channels: of patches.
+    """
+
+    def __init__(self, image_channels: int, patch_channels: int) -> None:
+        super().__init__()
+        self.image = PairProjection(image_channels, image_channels)
+        self.patch = PairProjection(patch_channels, image_channels)
+
+
 def focal_loss(probability: Tensor, mask: Tensor, gamma: float = 2.0, smooth: float = 1e-5) -> Tensor:
     """Return the focal loss of a map of class probabilities, mean over pixels, without class weights.
 
@@ -58,3 +72,16 @@ def scaled_cross_entropy(probability: Tensor, labels: Tensor, temperature: float
         labels: (B,) int64.
     """
     return nn.functional.cross_entropy(probability / temperature, labels)
+
+
+def segmentation_losses(cells: Tensor, mask: Tensor, both: bool = False) -> dict[str, Tensor]:
+    """Return the focal and the Dice loss of cell probabilities, brought to the mask's pixels first, as terms to be summed.
+
+    Args:
+        cells: (B, 2, h, w) floating, normal and anomalous, sums to 1 over the two.
+        mask: (B, H, W), 1 on defects.
+        both: add the Dice loss of the normal channel with what is no defect (MRAD-CLIP).
+    """
+    maps = nn.functional.interpolate(cells, size=mask.shape[1:], mode="bilinear")
+    losses = {"focal": focal_loss(maps, mask), "dice": dice_loss(maps[:, 1], mask)}
+    return losses | ({"dice_normal": dice_loss(maps[:, 0], 1 - mask)} if both else {})
