@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from mm3dad.errors import ConfigError, ShapeError
+from mm3dad.errors import ConfigError, DataError, ShapeError
 
 Level = Literal["image", "patch"]
 Head = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -139,6 +139,19 @@ class LabelledMemory:
             if bool(cells.any()):
                 self.patches.append(F.normalize(region_means(patches, cells[None])[0], dim=0).half())
                 self.patch_labels.append(kind)
+
+    def require_both(self) -> None:
+        """Demand normal and anomalous rows at both levels.
+
+        Raises:
+            DataError: there are none of one kind.
+        """
+        for kind, word in ((1, "defective"), (0, "normal")):
+            if kind not in self.image_labels or kind not in self.patch_labels:
+                raise DataError(
+                    f"the auxiliary set must hold normal and defective samples with masks, got {len(self.images)} samples and no "
+                    f"{word} {'sample' if kind not in self.image_labels else 'cell of the grid'}; use a labelled test split of other products"
+                )
 
     def rows(self, level: Level) -> tuple[Tensor, Tensor]:
         """Return the keys (M, C) float32, of unit length, and their labels (M, 2) one-hot: normal, anomalous."""
