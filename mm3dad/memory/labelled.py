@@ -147,10 +147,11 @@ class LabelledMemory:
             DataError: there are none of one kind.
         """
         for kind, word in ((1, "defective"), (0, "normal")):
-            if kind not in self.image_labels or kind not in self.patch_labels:
+            lacks = "sample" if kind not in self.image_labels else "" if kind in self.patch_labels else "cell of the grid"
+            if lacks:
                 raise DataError(
                     f"the auxiliary set must hold normal and defective samples with masks, got {len(self.images)} samples and no "
-                    f"{word} {'sample' if kind not in self.image_labels else 'cell of the grid'}; use a labelled test split of other products"
+                    f"{word} {lacks}; use a labelled test split of other products"
                 )
 
     def rows(self, level: Level) -> tuple[Tensor, Tensor]:

@@ -96,7 +96,7 @@ def test_losses_fall_and_a_cut_off_training_goes_on_to_the_same_result(variant, 
 
 
 def test_what_learns_is_what_the_variant_says():
-    fitted = create("clip", rate=5e-3, epochs=10).fit(auxiliary(2))
+    fitted = create("clip").fit(auxiliary(2))
     tensors, _ = fitted._state()
     assert {key.split(".")[0] for key in tensors if "." in key} == {"head", "prompts"}
     untrained = create("clip")
@@ -104,9 +104,21 @@ def test_what_learns_is_what_the_variant_says():
     untrained._make_nets()
     for before, after in ((untrained._head, fitted._head), (untrained._prompted.prompts, fitted._prompted.prompts)):
         for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True):
-            # A key's bias adds the same to all rows, which a softmax does not see.
-            assert name.endswith("key.bias") or not torch.equal(a, b), name
+            # A key's bias adds the same to all rows, which a softmax does not see; of these random features none lies in the
+            # anomalous region, whose token is then zero.
+            assert name.endswith("key.bias") or name == "bias.1.weight" or not torch.equal(a, b), name
     assert not any(parameter.requires_grad for parameter in fitted._clip.text.parameters())
+
+
+def test_regions_follow_the_memory_and_empty_ones_are_sound():
+    fitted = create("clip").fit(auxiliary(2))
+    _, patches, _ = fitted._describe(make_sample(60, "both"))
+    half = torch.arange(len(patches)) / len(patches)
+    with torch.no_grad():
+        found = [fitted._prompted.judge([patches], [probability])[0] for probability in (half, 0 * half, 0 * half + 1)]
+    for one in found:
+        torch.testing.assert_close(one.sum(1), torch.ones(len(patches)))
+    assert not torch.allclose(found[0], found[1]) and not torch.allclose(found[1], found[2])
 
 
 def test_the_published_rate_falls_along_a_cosine_in_ft_and_stands_in_clip(monkeypatch):
