@@ -140,3 +140,14 @@ def test_choice_of_rows(cif):
     edges = [cif["bank_rows"][cif["bank_ids"] == edge] for edge in cif["bank_ids"].unique()]
     chosen = torch.cat([part[one_center(part)] for part in edges])
     np.testing.assert_allclose(chosen, cif["sample_one_rows"], **T4)
+
+
+def test_every_key_is_looked_at(cif):
+    assert cif.keys() == {
+        "rgb_features", "xyz_features", "mask", "centroids", "incidence", "hyperedge_rgb", "hyperedge_xyz", "memory_features",
+        "memory_id", "memory_id_gap", "mp_features_L1a09", "mp_hyperedge_L1a09", "mp_features_L3a04", "mp_hyperedge_L3a04",
+        "cross_incidence", "memory_incidence", "joint_incidence", "hgms_topk", "memory_hyperedge", "hgms_score",
+        "memory_hyperedge_gap", "hgms_score_gap_reference", "hgms_score_gap_corrected", "nn_score", "nn_index", "patch_score",
+        "n_neighbors", "image_score", "xyz_patch_score", "pixel_map", "bank_rows", "bank_ids", "bank_hyperedge", "kcenter_start",
+        "kcenter_idx", "kcenter_ratio", "sample_one_rows",
+    }  # fmt: skip
