@@ -69,11 +69,11 @@ class PromptJudge:
         return [(one @ text.T / TEXT_TEMPERATURE).softmax(1) for one, text in zip(shared, texts, strict=True)]
 
 
-def make_head(image_channels: int, patch_channels: int, seed: int) -> MemoryHead:
-    """Return untrained projections."""
+def make_head(memory: LabelledMemory, seed: int, isometric: bool) -> MemoryHead:
+    """Return untrained projections for the rows of a memory."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MemoryHead(image_channels, patch_channels).eval()
+        return MemoryHead(len(memory.images[0]), len(memory.patches[0]), isometric).eval()
 
 
 def train_head(head: MemoryHead, memory: LabelledMemory, read: Read, config: Any, fade: bool, run: TrainingRun, report: Progress) -> None:

@@ -142,8 +142,8 @@ class Mrad(Detector):
 
     def _make_nets(self) -> None:
         """Make what the variant learns, untrained."""
-        c, memory = self.config, self._memory
-        self._head = make_head(len(memory.images[0]), len(memory.patches[0]), c.seed) if c.variant != "tf" else None
+        c = self.config
+        self._head = make_head(self._memory, c.seed, isometric=not c.reference) if c.variant != "tf" else None
         self._prompted = PromptJudge(self._clip, c.seed) if c.variant == "clip" else None
 
     def _read(self, sample: Sample) -> Labelled:

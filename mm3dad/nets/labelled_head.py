@@ -12,12 +12,18 @@ class PairProjection(nn.Module):
     Args:
         channels: of queries and keys.
         width: of what comes out.
+        isometric: start as one map that keeps lengths and angles, as far as `width` allows, which is the training-free form. False draws
+            both at random, as published: where training is short, products it has not seen are then told apart worse than without it.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, isometric: bool = True) -> None:
         super().__init__()
         self.query = nn.Linear(channels, width)
         self.key = nn.Linear(channels, width)
+        if isometric:
+            nn.init.orthogonal_(self.query.weight)
+            nn.init.zeros_(self.query.bias)
+            self.key.load_state_dict(self.query.state_dict())
 
     def forward(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Return the projected (Q, width) queries and (M, width) keys."""
@@ -30,12 +36,13 @@ class MemoryHead(nn.Module):
     Args:
         image_channels: of image descriptors and of what comes out at either level.
         patch_channels: of patches.
+        isometric: as `PairProjection`.
     """
 
-    def __init__(self, image_channels: int, patch_channels: int) -> None:
+    def __init__(self, image_channels: int, patch_channels: int, isometric: bool = True) -> None:
         super().__init__()
-        self.image = PairProjection(image_channels, image_channels)
-        self.patch = PairProjection(patch_channels, image_channels)
+        self.image = PairProjection(image_channels, image_channels, isometric)
+        self.patch = PairProjection(patch_channels, image_channels, isometric)
 
 
 def focal_loss(probability: Tensor, mask: Tensor, gamma: float = 2.0, smooth: float = 1e-5) -> Tensor:
