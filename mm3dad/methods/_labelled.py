@@ -65,8 +65,9 @@ class PromptJudge:
             region_means(one, torch.stack([probability <= 0.5, probability > 0.5]))
             for one, probability in zip(shared, anomalous, strict=True)
         ]
-        texts = self.prompts(self.clip.text, self._start, self._endings, torch.stack(regions))
-        return [(one @ text.T / TEXT_TEMPERATURE).softmax(1) for one, text in zip(shared, texts, strict=True)]
+        device = self.clip.device
+        texts = self.prompts.to(device)(self.clip.text, self._start, self._endings, torch.stack(regions).to(device))
+        return [(one @ text.to(one).T / TEXT_TEMPERATURE).softmax(1) for one, text in zip(shared, texts, strict=True)]
 
 
 def make_head(memory: LabelledMemory, seed: int, isometric: bool) -> MemoryHead:
@@ -92,9 +93,12 @@ def train_head(head: MemoryHead, memory: LabelledMemory, read: Read, config: Any
     def loss(batch: Tensor) -> dict[str, Tensor]:
         chosen = [read(i) for i in batch.tolist()]
         device = torch.device(config.device)
-        cells = [_to_map(memory.judge("patch", one.patches.to(device), 1.0, head.patch, config.patch_quantile), one) for one in chosen]
+        cells = [
+            _to_map(memory.judge("patch", one.patches.to(device), config.temperature, head.patch, config.patch_quantile), one)
+            for one in chosen
+        ]
         descriptors = torch.stack([one.descriptor for one in chosen]).to(device)
-        images = memory.judge("image", descriptors, 1.0, head.image, config.image_quantile)
+        images = memory.judge("image", descriptors, config.temperature, head.image, config.image_quantile)
         losses = segmentation_losses(torch.stack(cells), torch.stack([one.mask for one in chosen]).to(device))
         return losses | {"image": scaled_cross_entropy(images, torch.tensor([one.label for one in chosen], device=device))}
 
@@ -111,7 +115,7 @@ def train_prompts(
         chosen = [read(i) for i in batch.tolist()]
         patches = [one.patches.to(config.device) for one in chosen]
         with torch.no_grad():
-            seen = [memory.judge("patch", one, 1.0, head.patch, config.patch_quantile)[:, 1] for one in patches]
+            seen = [memory.judge("patch", one, config.temperature, head.patch, config.patch_quantile)[:, 1] for one in patches]
         cells = [_to_map(found, one) for found, one in zip(judge.judge(patches, seen), chosen, strict=True)]
         return segmentation_losses(torch.stack(cells), torch.stack([one.mask for one in chosen]).to(config.device), both=True)
 
@@ -136,7 +140,7 @@ def _train(
         last = LAST_RATE / config.rate
         return last + (1 - last) * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
 
-    settings = {key: getattr(config, key) for key in ("rate", "batch", "image_quantile", "patch_quantile", "image_size")}
+    settings = {key: getattr(config, key) for key in ("rate", "batch", "temperature", "image_quantile", "patch_quantile", "image_size")}
     task = Task(
         name,
         {"samples": count, "fade": fade, **settings},

@@ -67,9 +67,7 @@ class Config:
             ("patch_quantile", 0.0, 1.0), ("false_alarms", 1e-9, 0.999), ("seed", 0, 2**62),
         ))  # fmt: skip
         if self.variant == "clip" and not is_clip(self.backbone):
-            raise ConfigError(
-                f"variant=clip needs a CLIP backbone, whose texts it compares with, got {self.backbone}; take clip_vitl14_336"
-            )
+            raise ConfigError(f"variant=clip needs a CLIP backbone, for its texts, got {self.backbone}; take clip_vitl14_336")
 
 
 class Mrad(Detector):
@@ -149,8 +147,8 @@ class Mrad(Detector):
     def _read(self, sample: Sample) -> Labelled:
         """Describe an auxiliary sample once more, as it is learned from."""
         assert sample.label is not None
-        mask = torch.zeros(sample.size, dtype=torch.bool) if sample.mask is None else sample.mask
-        return Labelled(*self._describe(sample), resize_mask(mask, (self.config.image_size,) * 2).float(), sample.label)
+        mask = resize_mask(_mask_of(sample), (self.config.image_size,) * 2).float()
+        return Labelled(*self._describe(sample), mask, sample.label)
 
     def _remember(self, sample: Sample) -> None:
         name = sample.meta.id
@@ -158,13 +156,12 @@ class Mrad(Detector):
             raise DataError(
                 f"auxiliary sample {name!r} has no label; an auxiliary set needs normal and defective samples that are told apart"
             )
-        mask = sample.mask
-        if sample.label == 1 and (mask is None or not bool(mask.any())):
-            raise DataError(f"auxiliary sample {name!r} is defective and has {'no' if mask is None else 'an empty'} mask; add it to gt/")
-        if mask is None:
-            mask = torch.zeros(sample.size, dtype=torch.bool)
+        if sample.label == 1 and not bool(_mask_of(sample).any()):
+            raise DataError(
+                f"auxiliary sample {name!r} is defective and has {'no' if sample.mask is None else 'an empty'} mask; add it to gt/"
+            )
         descriptor, patches, grid = self._describe(sample)
-        self._memory.add(descriptor, patches, sample.label, *mask_cells(mask, grid, exact=self.config.reference))
+        self._memory.add(descriptor, patches, sample.label, *mask_cells(_mask_of(sample), grid, exact=self.config.reference))
 
     def _describe(self, sample: Sample) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Return the image query (C,), the smoothed patches (P, C') and their grid."""
@@ -191,7 +188,7 @@ class Mrad(Detector):
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         nets = {"head": self._head, "prompts": self._prompted.prompts if self._prompted else None}
-        learned = {f"{name}.{key}": value for name, net in nets.items() if net is not None for key, value in net.state_dict().items()}
+        learned = {f"{name}.{key}": value.cpu() for name, net in nets.items() if net is not None for key, value in net.state_dict().items()}
         return self._memory.state() | learned, {"threshold": self._threshold}
 
     def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -202,3 +199,7 @@ class Mrad(Detector):
             self._head.load_state_dict(strip_prefix(tensors, "head."))
         if self._prompted is not None:
             self._prompted.prompts.load_state_dict(strip_prefix(tensors, "prompts."))
+
+
+def _mask_of(sample: Sample) -> Tensor:
+    return torch.zeros(sample.size, dtype=torch.bool) if sample.mask is None else sample.mask
