@@ -10,7 +10,7 @@ import torch
 import mm3dad
 from benchmarks.harness import Peer, Row
 from benchmarks.peers.musc import score_set
-from mm3dad.methods.muscv2 import Described
+from mm3dad.methods._set import Described
 
 GRID, CENTERS = 28, 1024
 

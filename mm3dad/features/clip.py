@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mm3dad.errors import ConfigError, WeightsError
 from mm3dad.features.rgb import find_device, resize_image
@@ -46,8 +48,8 @@ class ClipExtractor:
         self.image_size = max(1, round(image_size / row.patch_size)) * row.patch_size
         self._patch = row.patch_size
         self.device = find_device(device)
-        self._visual, self.description = _load_visual(backbone, weights, seed)
-        self._visual = self._visual.eval().requires_grad_(False).to(self.device)
+        self._model, self.description, self._has_text = _load_model(backbone, weights, seed)
+        self._visual = self._model.visual.eval().requires_grad_(False).to(self.device)
         self._mean = torch.tensor(row.mean, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(row.std, device=self.device).view(3, 1, 1)
 
@@ -73,8 +75,34 @@ class ClipExtractor:
             found.append(Tokens(descriptor[0].float().cpu(), [local[0].float().cpu()], (side, side)))
         return found
 
+    def project(self, patches: Tensor) -> Tensor:
+        """Bring local features (P, C) to the space that images and texts share: (P, E)."""
+        return patches @ self._visual.proj.to(patches)
 
-def _load_visual(backbone: str, weights: str, seed: int) -> tuple[Any, dict[str, Any]]:
+    @cached_property
+    def text(self) -> Any:
+        """The open_clip model with its text tower, frozen, on the device.
+
+        Raises:
+            WeightsError: the weights are of the image tower alone.
+        """
+        if not self._has_text:
+            raise WeightsError(
+                "these weights hold CLIP's image tower alone, and prompts need its text tower; give those of the whole model"
+            )
+        return self._model.eval().requires_grad_(False).to(self.device)
+
+    @torch.no_grad()
+    def embed_text(self, phrase: str) -> Tensor:
+        """Return the token embeddings (T, width) of a phrase, from the start token to the end token."""
+        import open_clip
+
+        tokens = open_clip.tokenize([phrase])[0]
+        return self.text.token_embedding(tokens[: int(tokens.argmax()) + 1].to(self.device)).float()
+
+
+def _load_model(backbone: str, weights: str, seed: int) -> tuple[Any, dict[str, Any], bool]:
+    """Return the open_clip model, what a result says of its weights, and whether they fill its text tower."""
     try:
         import open_clip
     except ImportError as error:
@@ -85,17 +113,21 @@ def _load_visual(backbone: str, weights: str, seed: int) -> tuple[Any, dict[str,
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            visual = open_clip.create_model(row.architecture, pretrained=tag).visual
+            model = open_clip.create_model(row.architecture, pretrained=tag)
     except Exception as error:  # the hub fails in many types: no network, unknown tag
         raise WeightsError(
             f"cannot get {row.name} through open_clip ({type(error).__name__}); give a file with weights=PATH, "
             "use the embedded backbone efficientnet_lite0, or ask for weights=random"
         ) from error
     if weights == RANDOM:
-        return visual, {"name": RANDOM, "source": f"random, seed {seed}", "sha256": "", "licence": "none"}
+        return model, {"name": RANDOM, "source": f"random, seed {seed}", "sha256": "", "licence": "none"}, True
     if file is None:
-        return visual, {"name": row.name, "source": row.source, "sha256": "", "licence": row.licence}
+        return model, {"name": row.name, "source": row.source, "sha256": "", "licence": row.licence}, True
     state = read_checkpoint(file)
     tower = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
-    load_into(visual, tower or state, str(file))
-    return visual, describe(replace(row, sha256=""), file)
+    has_text = "token_embedding.weight" in state
+    if has_text:
+        load_into(model, state, str(file))
+    else:
+        load_into(model.visual, tower or state, str(file))
+    return model, describe(replace(row, sha256=""), file), has_text

@@ -1,7 +1,7 @@
-"""Hypergraphs of image patches: one image's semantic groups, a memory ordered by them, and message passing between both.
+"""The hypergraph of one image: which of its patches belong to which semantic group.
 
-A hypergraph is its incidence matrix (N, K): which of N patches belong to which of K hyperedges. Everything here works on that thin
-matrix; the graph's (N, N) weights are never formed.
+A hypergraph is its incidence matrix (N, K): which of N patches belong to which of K hyperedges. The graph's (N, N) weights are never
+formed.
 Source: CIF, "Commonality in Few" (AAAI 2026, arXiv 2511.05966); retrieval sheet, part 1.
 """
 
@@ -14,13 +14,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mm3dad.errors import ConfigError, DataError, ShapeError
-from mm3dad.memory.coreset import select_coreset
-from mm3dad.ops import nearest_neighbors
-
-# Bank rows compared with all test patches at once.
-ROW_BLOCK = 4096
-# Distance the published search gives where the chosen hyperedges hold no row.
-MISSED = 1e6
 
 
 @dataclass(frozen=True)
@@ -34,21 +27,6 @@ class Hypergraph:
 
     incidence: Tensor
     ids: Tensor
-
-
-@dataclass(frozen=True)
-class HypergraphMemory:
-    """Patch features of normal samples, each in one hyperedge.
-
-    Args:
-        rows: (A, C) float32, or half precision once thinned.
-        ids: (A,) int64, the hyperedge of each row.
-        hyperedges: (K, C) float32, one feature per hyperedge.
-    """
-
-    rows: Tensor
-    ids: Tensor
-    hyperedges: Tensor
 
 
 def find_centroids(features: Tensor, count: int, seed: int = 0, rounds: int = 50) -> Tensor:
@@ -156,172 +134,3 @@ def hyperedge_features(features: Tensor, incidence: Tensor) -> Tensor:
     member = weights.sum(1).clamp_min(1e-12).rsqrt()
     size = weights.sum(0).clamp_min(1e-12)
     return (weights.T @ (member[:, None] * features)) / size[:, None]
-
-
-def add_shot(memory: HypergraphMemory | None, features: Tensor, ids: Tensor, hyperedges: Tensor, tidy: bool = True) -> HypergraphMemory:
-    """Put the patches of one more normal image into the memory.
-
-    A new hyperedge goes to the memory's most similar one (cosine; several may go to one), then each hyperedge's feature is the mean
-    of its rows. Patches without a hyperedge stay out.
-
-    Args:
-        memory: what is there, None for the first image.
-        features: (N, C) floating.
-        ids: (N,) int64, the hyperedge of each patch, -1 for none.
-        hyperedges: (K, C), the image's hyperedge features.
-        tidy: a hyperedge left without a row is dropped and the others renumbered. False keeps it, with zeros for a feature: a search
-            may then choose it and find nothing, as in the published code.
-    Raises:
-        DataError: no patch has a hyperedge.
-    """
-    inside = ids >= 0
-    if not bool(inside.any()):
-        raise DataError("no patch of this sample is foreground; check the point cloud and its mask of missing points")
-    rows, own = features[inside], ids[inside]
-    if memory is not None:
-        match = (normalize(hyperedges, dim=1) @ normalize(memory.hyperedges, dim=1).T).argmax(1)
-        rows, own = torch.cat([memory.rows, rows]), torch.cat([memory.ids, match[own]])
-        size = torch.bincount(own, minlength=len(memory.hyperedges))
-        total = rows.new_zeros(len(size), rows.shape[1]).index_add_(0, own, rows)
-        hyperedges = total / size.clamp_min(1)[:, None]
-    if not tidy:
-        return HypergraphMemory(rows, own, hyperedges)
-    known, numbers = own.unique(return_inverse=True)
-    return HypergraphMemory(rows, numbers, hyperedges[known])
-
-
-def hyperedge_quotas(ids: Tensor, target: int) -> dict[int, int]:
-    """Return how many rows each hyperedge keeps of `target`: its share, rounded, at least 1 and at most what it has."""
-    known, size = ids.unique(return_counts=True)
-    return {
-        int(edge): max(1, min(int(count), round(float(count) / len(ids) * target)))
-        for edge, count in zip(known.tolist(), size.tolist(), strict=True)
-    }
-
-
-def sample_memory(memory: HypergraphMemory, target: int, start: int = 0) -> HypergraphMemory:
-    """Thin the memory, hyperedge by hyperedge: each keeps a k-centre choice of its share of `target` rows.
-
-    Args:
-        memory: at least one row.
-        target: rows wanted in all; a hyperedge keeps at least one.
-        start: first pick of each choice, modulo the rows. The published code starts at random and leaves the start itself out.
-    Returns:
-        the thinned memory, rows in half precision.
-    """
-    kept = []
-    for edge, quota in hyperedge_quotas(memory.ids, target).items():
-        member = (memory.ids == edge).nonzero()[:, 0]
-        rows = memory.rows[member].float()
-        chosen = one_center(rows) if quota == 1 else select_coreset(rows, quota, start % len(member))
-        kept.append(member[chosen])
-    index = torch.cat(kept)
-    return HypergraphMemory(memory.rows[index].half(), memory.ids[index], memory.hyperedges)
-
-
-def one_center(rows: Tensor) -> Tensor:
-    """Return the row (1,) whose farthest other row is nearest."""
-    farthest = torch.cat([torch.cdist(block, rows, compute_mode="donot_use_mm_for_euclid_dist").amax(1) for block in rows.split(512)])
-    return farthest.argmin()[None]
-
-
-def cross_matches(features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each patch's bank row of highest cosine (N,), and each bank row's patch (A,); the (N, A) cosines come in blocks."""
-    patches = normalize(features, dim=1)
-    best = patches.new_full((len(patches),), -torch.inf)
-    row = torch.zeros(len(patches), dtype=torch.int64, device=features.device)
-    back = []
-    for first in range(0, len(rows), ROW_BLOCK):
-        cosine = patches @ normalize(rows[first : first + ROW_BLOCK], dim=1).T
-        value, where = cosine.max(1)
-        row, best = torch.where(value > best, where + first, row), torch.maximum(best, value)
-        back.append(cosine.argmax(0))
-    return row, torch.cat(back)
-
-
-def pass_messages(features: Tensor, incidence: Tensor, memory: HypergraphMemory, loops: int = 1, alpha: float = 0.9) -> Tensor:
-    """Smooth a test image's features over the joint hypergraph of its patches and the memory (Bi-TF-MP).
-
-    Beside the hyperedges of image and memory, every patch is joined with its most similar row and every row with its most similar
-    patch. With W = H D_e^-1 H^T and P = D^-1/2 (W + I) D^-1/2, the result is S X with
-    S = alpha * sum_{l < loops} (1 - alpha)^l P^l + (1 - alpha)^loops P^loops, for the patches. H stays factored, so a step costs
-    (N + A) (K + 2) C operations instead of (N + A)^2 C.
-
-    Args:
-        features: (N, C) floating test patches.
-        incidence: (N, K) bool.
-        memory: A rows of C channels.
-        loops: L >= 0 steps (1 is published).
-        alpha: in [0, 1], share of a feature that stays; 1 changes nothing.
-    Returns:
-        (N, C), dtype of `features`.
-    Raises:
-        ShapeError: the widths differ.
-        ConfigError: loops or alpha out of range.
-    """
-    if features.ndim != 2 or memory.rows.shape[1:] != features.shape[1:] or incidence.shape[:1] != features.shape[:1]:
-        raise ShapeError(
-            "features (N, C), incidence (N, K) and bank rows (A, C) must fit together, got "
-            f"{tuple(features.shape)}, {tuple(incidence.shape)} and {tuple(memory.rows.shape)}"
-        )
-    if loops < 0 or not 0 <= alpha <= 1:
-        raise ConfigError(f"loops must be >= 0 and alpha lie in [0, 1], got {loops} and {alpha}; 1 and 0.9 are published")
-    N, rows = len(features), memory.rows.to(features.dtype)
-    own = incidence.to(features.dtype)
-    size = own.sum(0).clamp_min(1)
-    known, ids, members = memory.ids.unique(return_inverse=True, return_counts=True)
-    row, patch = cross_matches(features, rows)
-    # The row sums of W are the numbers of hyperedges a node is in, since each hyperedge hands out what it takes in.
-    degree = torch.ones(N + len(rows), dtype=features.dtype, device=features.device)
-    degree[:N] += own.sum(1) + 1 + torch.bincount(patch, minlength=N)
-    degree[N:] += 2 + torch.bincount(row, minlength=len(rows))
-    scale = degree.rsqrt()[:, None]
-
-    def step(nodes: Tensor) -> Tensor:
-        nodes = nodes * scale
-        test, bank = nodes[:N], nodes[N:]
-        pooled = torch.zeros(len(known), nodes.shape[1], dtype=nodes.dtype, device=nodes.device).index_add_(0, ids, bank)
-        new_test = test + own @ ((own.T @ test) / size[:, None])
-        new_bank = bank + (pooled / members[:, None])[ids]
-        for left, right in ((torch.arange(N, device=row.device), row), (patch, torch.arange(len(rows), device=row.device))):
-            half = (test[left] + bank[right]) / 2
-            new_test = new_test.index_add(0, left, half)
-            new_bank = new_bank.index_add(0, right, half)
-        return torch.cat([new_test, new_bank]) * scale
-
-    nodes = torch.cat([features, rows])
-    total, weight = torch.zeros_like(features), 1.0
-    for _ in range(loops):
-        total += alpha * weight * nodes[:N]
-        nodes, weight = step(nodes), weight * (1 - alpha)
-    return total + weight * nodes[:N]
-
-
-def search_hyperedges(
-    features: Tensor, ids: Tensor, hyperedges: Tensor, memory: HypergraphMemory, top: int = 3, missed: float | None = None
-) -> Tensor:
-    """Distance of each patch to the nearest row in the memory's hyperedges that resemble its own hyperedge (HGMS).
-
-    Args:
-        features: (N, C) floating.
-        ids: (N,) int64, the hyperedge of each patch, -1 on background.
-        hyperedges: (K, C), features of the image's hyperedges.
-        memory: A rows.
-        top: number of the memory's hyperedges to look into, clamped to those there are.
-        missed: distance where those hold no row; None searches the whole memory then.
-    Returns:
-        (N,), 0 on background.
-    """
-    cosine = normalize(hyperedges, dim=1) @ normalize(memory.hyperedges, dim=1).T
-    near = cosine.topk(min(top, cosine.shape[1]), dim=1).indices
-    scores = features.new_zeros(len(features))
-    for edge in ids[ids >= 0].unique().tolist():
-        member = ids == edge
-        allowed = torch.isin(memory.ids, near[edge])
-        if not bool(allowed.any()):
-            if missed is not None:
-                scores[member] = missed
-                continue
-            allowed = torch.ones_like(allowed)
-        scores[member] = nearest_neighbors(features[member], memory.rows[allowed].to(features.dtype), 1)[0][:, 0]
-    return scores

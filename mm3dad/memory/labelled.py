@@ -5,12 +5,17 @@ MRAD (ICLR 2026, arXiv 2602.00522; retrieval sheet, part 3). Rows come from an a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from mm3dad.errors import ConfigError, ShapeError
+from mm3dad.errors import ConfigError, DataError, ShapeError
 
+Level = Literal["image", "patch"]
+Head = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 BLOCK_VALUES = 2**24  # similarities in work at once
 
 
@@ -66,8 +71,11 @@ def similar_rows(queries: Tensor, keys: Tensor, quantile: float) -> Tensor:
     """
     if not 0 <= quantile <= 1:
         raise ConfigError(f"quantile must lie in [0, 1], got {quantile}; 0.95 for images and 0.80 for patches are published")
-    similarity = queries @ keys.T
-    return similarity > similarity.quantile(quantile, dim=1, keepdim=True)
+    marked = []
+    for block in queries.split(max(1, BLOCK_VALUES // max(len(keys), 1))):
+        similarity = block @ keys.T
+        marked.append(similarity > similarity.quantile(quantile, dim=1, keepdim=True))
+    return torch.cat(marked)
 
 
 def mask_cells(mask: Tensor, grid: tuple[int, int], exact: bool = False) -> tuple[Tensor, Tensor]:
@@ -132,15 +140,52 @@ class LabelledMemory:
                 self.patches.append(F.normalize(region_means(patches, cells[None])[0], dim=0).half())
                 self.patch_labels.append(kind)
 
-    def image_probability(self, descriptor: Tensor, temperature: float) -> float:
-        """Return how defective an image is, in [0, 1], from its (C,) descriptor."""
-        query = F.normalize(descriptor.float(), dim=0)[None]
-        return float(label_probability(query, torch.stack(self.images), _one_hot(self.image_labels), temperature)[0, 1])
+    def require_both(self) -> None:
+        """Demand normal and anomalous rows at both levels.
 
-    def patch_probability(self, patches: Tensor, temperature: float) -> Tensor:
+        Raises:
+            DataError: there are none of one kind.
+        """
+        for kind, word in ((1, "defective"), (0, "normal")):
+            lacks = "sample" if kind not in self.image_labels else "" if kind in self.patch_labels else "cell of the grid"
+            if lacks:
+                raise DataError(
+                    f"the auxiliary set must hold normal and defective samples with masks, got {len(self.images)} samples and no "
+                    f"{word} {lacks}; use a labelled test split of other products"
+                )
+
+    def rows(self, level: Level) -> tuple[Tensor, Tensor]:
+        """Return the keys (M, C) float32, of unit length, and their labels (M, 2) one-hot: normal, anomalous."""
+        keys, labels = (self.images, self.image_labels) if level == "image" else (self.patches, self.patch_labels)
+        return torch.stack(keys).float(), F.one_hot(torch.tensor(labels), 2).float()
+
+    def judge(self, level: Level, queries: Tensor, temperature: float = 1.0, head: Head | None = None, quantile: float = 1.0) -> Tensor:
+        """Return how normal and how anomalous queries are, by the labelled rows that they resemble.
+
+        Args:
+            level: "image" compares with image rows, "patch" with prototypes.
+            queries: (Q, C) floating, of any length.
+            temperature: of the softmax.
+            head: learned projections of queries and keys; None compares their cosines.
+            quantile: rows more similar to a query than this quantile of all are left out, as in training; 1 leaves out none.
+
+        Returns:
+            (Q, 2) float32, rows sum to 1.
+        """
+        keys, values = (part.to(queries.device) for part in self.rows(level))
+        queries = F.normalize(queries.float(), dim=1)
+        dropped = similar_rows(queries, keys, quantile) if quantile < 1 else None
+        if head is not None:
+            queries, keys = head(queries, keys)
+        return label_probability(queries, keys, values, temperature, dropped)
+
+    def image_probability(self, descriptor: Tensor, temperature: float, head: Head | None = None) -> float:
+        """Return how defective an image is, in [0, 1], from its (C,) descriptor."""
+        return float(self.judge("image", descriptor[None], temperature, head)[0, 1])
+
+    def patch_probability(self, patches: Tensor, temperature: float, head: Head | None = None) -> Tensor:
         """Return how defective each of (P, C') smoothed patches is: (P,) float32 in [0, 1]."""
-        query = F.normalize(patches.float(), dim=1)
-        return label_probability(query, torch.stack(self.patches), _one_hot(self.patch_labels), temperature)[:, 1]
+        return self.judge("patch", patches, temperature, head)[:, 1]
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors of a model folder."""
@@ -158,7 +203,3 @@ class LabelledMemory:
         memory.images, memory.patches = list(tensors["image_keys"]), list(tensors["patch_keys"])
         memory.image_labels, memory.patch_labels = tensors["image_labels"].tolist(), tensors["patch_labels"].tolist()
         return memory
-
-
-def _one_hot(labels: list[int]) -> Tensor:
-    return F.one_hot(torch.tensor(labels), 2).float()

@@ -11,29 +11,20 @@ Weights: embedded Apache-2.0; DINO Apache-2.0; Point-MAE's authors state no lice
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mm3dad.errors import ConfigError, DataError, ModelError
-from mm3dad.features.cache import Describes, keep_features
-from mm3dad.features.pixelmap import Cells, CellsOnGrid, PointCells, fit_scale
-from mm3dad.features.tokens import TokenExtractor, Tokens, join_layers
-from mm3dad.memory.hypergraph import (
-    MISSED,
-    Hypergraph,
-    HypergraphMemory,
-    add_shot,
-    build_hypergraph,
-    hyperedge_features,
-    pass_messages,
-    sample_memory,
-    search_hyperedges,
-)
+from mm3dad.features.pixelmap import fit_scale
+from mm3dad.memory.hypergraph import hyperedge_features
+from mm3dad.memory.messages import pass_messages
+from mm3dad.memory.structured import MISSED, HypergraphMemory, add_shot, sample_memory, search_hyperedges
 from mm3dad.methods._config import MODALITIES, check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress, score_validation
+from mm3dad.methods._graphs import GraphSource, Image
 from mm3dad.scoring.calibrate import fold_indices, threshold_for_rate
 from mm3dad.scoring.maps import smooth_boxes, upsample_map
 from mm3dad.scoring.nearest import nearest_scores, support_score
@@ -80,15 +71,6 @@ class Config:
         ))  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Image:
-    """One image: its hypergraph, the patch features (N, C) of each modality, and its grid."""
-
-    graph: Hypergraph
-    features: dict[str, Tensor]
-    grid: tuple[int, int]
-
-
 class Cif(Detector):
     """Hypergraphs, structure-guided memory, message passing and hyperedge-guided search."""
 
@@ -98,41 +80,14 @@ class Cif(Detector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._images: Describes[Tokens] | None = None
-        self._points: PointCells | None = None
-        self._cells: Describes[Cells] | None = None
+        self._source = GraphSource(self.config)
         self._memory: dict[str, HypergraphMemory] = {}
         self._scale: tuple[Tensor, Tensor] | None = None
 
     @property
-    def images(self) -> Describes[Tokens]:
-        """The image encoder, made when it is first needed."""
-        c = self.config
-        if self._images is None:
-            made = TokenExtractor(c.backbone, c.layers, c.weights, c.image_size, c.device, c.seed)
-            self._images = keep_features(made, Tokens, c.feature_cache, "tokens", c.backbone, c.layers, c.image_size, 1.0)
-        return self._images
-
-    @property
-    def points(self) -> PointCells:
-        """The point features, made when they are first needed."""
-        c = self.config
-        if self._points is None:
-            self._points = PointCells(c.points, c.point_weights, c.point_side, c.centers, c.group_size, c.reference)
-        return self._points
-
-    def _cells_on(self, grid: tuple[int, int]) -> Describes[Cells]:
-        """Return the point features on the grid of the image patches, which all images share."""
-        c = self.config
-        if self._cells is None:
-            cloud = c.points, c.point_side, c.centers, c.group_size, c.reference, grid
-            self._cells = keep_features(CellsOnGrid(self.points, grid), Cells, c.feature_cache, "cells", *cloud)
-        return self._cells
-
-    @property
     def weights(self) -> list[dict[str, Any]]:
         uses_points = "xyz" in (tuple(self._memory) or self.config.modalities or MODALITIES)
-        return [*self.images.weights, *(self.points.weights if uses_points else [])]
+        return [*self._source.images.weights, *(self._source.points.weights if uses_points else [])]
 
     def fit(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Cif:
         if len(samples) == 0:
@@ -143,11 +98,11 @@ class Cif(Detector):
         shots = []
         for number in range(len(samples)):
             report("features", number, len(samples))
-            shots.append(self._describe(samples[number], names))
+            shots.append(self._source.describe(samples[number], names))
         report("memory", 0, 1)
-        if "xyz" in names and self.points.blocks:
-            self._scale = fit_scale([shot.features["xyz"][shot.graph.ids >= 0] for shot in shots], self.points.blocks)
-            shots = [replace(shot, features=shot.features | {"xyz": self._rescale(shot.features["xyz"])}) for shot in shots]
+        if "xyz" in names and self._source.points.blocks:
+            self._scale = fit_scale([shot.features["xyz"][shot.graph.ids >= 0] for shot in shots], self._source.points.blocks)
+            shots = [shot.rescale(self._scale) for shot in shots]
         self._memory = self._remember(shots)
         scores = score_validation(validation, report, lambda sample: self._score(self._describe(sample, names), self._memory)[0])
         if not scores and len(shots) > 1:
@@ -160,25 +115,7 @@ class Cif(Detector):
         return self
 
     def _describe(self, sample: Sample, names: Sequence[str]) -> Image:
-        """Extract the features of all modalities on one grid, and the hypergraph of the image's foreground."""
-        c = self.config
-        for name in ("rgb", *names):
-            if name not in sample.modalities:
-                cure = "complete it, or fit with modalities=rgb" if name == "xyz" else "the hypergraph is built on it, use btf or duet"
-                raise DataError(f"sample {sample.meta.id!r} has no {name}, which this cif model needs; {cure}")
-        tokens = self.images.describe([sample])[0]
-        features = {"rgb": tokens.layers[0] if len(tokens.layers) == 1 else join_layers(tokens)}
-        foreground = torch.ones(len(features["rgb"]), dtype=torch.bool)
-        if "xyz" in names:
-            cells = self._cells_on(tokens.grid).describe([sample])[0]
-            features["xyz"], foreground = self._rescale(cells.features), cells.covered > 0.5
-            # A sparse cloud may cover no cell by half; what it covers most is then the part.
-            foreground = foreground if bool(foreground.any()) else cells.covered >= 0.5 * cells.covered.max()
-        graph = build_hypergraph(features["rgb"], foreground, c.hyperedges, c.incidence, c.seed, first=c.reference)
-        return Image(graph, features, tokens.grid)
-
-    def _rescale(self, features: Tensor) -> Tensor:
-        return features if self._scale is None else (features - self._scale[0]) * self._scale[1]
+        return self._source.describe(sample, names).rescale(self._scale)
 
     def _remember(self, shots: Sequence[Image]) -> dict[str, HypergraphMemory]:
         """Fill one memory per modality, image by image, and thin each of its hyperedges."""

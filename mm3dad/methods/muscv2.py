@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,18 +20,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mm3dad.errors import DataError
-from mm3dad.features.cache import Describes, keep_features
-from mm3dad.features.grouped import GroupBranch, GroupLayers, LayeredGroups, aggregate_tokens
-from mm3dad.features.tokens import TokenExtractor, Tokens
 from mm3dad.fusion.crossmodal import enhance_published
 from mm3dad.fusion.rescore import rescore
 from mm3dad.methods._config import MODALITIES, check_modalities, check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
+from mm3dad.methods._set import Described, SetSource
 from mm3dad.scoring.maps import blur_8bit, smooth_map, top_fraction_score, upsample_map
 from mm3dad.scoring.mutual import interval_mean, mutual_distances
 from mm3dad.types import Prediction, Sample
 
-PUBLISHED_LAYERS = {"dino_vitb8": (3, 7, 11)}
 WHOLE_SET = "muscv2 is transductive: it judges each sample of a set by the others; call predict_all(samples) with 2 or more"
 
 
@@ -69,18 +66,6 @@ class Config:
         ))  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Described:
-    """One sample: its layers by modality, each (P, C) in half precision, and where its patches and groups lie."""
-
-    sample: str
-    size: tuple[int, int]
-    layers: dict[str, list[Tensor]]
-    grid: tuple[int, int] = (1, 1)
-    centers: Tensor = field(default_factory=lambda: torch.empty(0, 3))
-    patch_of_center: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-
-
 class MuScV2(Detector):
     """Zero-shot mutual scoring of an unlabelled set; `predict_all` takes the set."""
 
@@ -90,42 +75,11 @@ class MuScV2(Detector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._images: Describes[Tokens] | None = None
-        self._groups: Describes[GroupLayers] | None = None
-        self._points: GroupBranch | None = None
-
-    @property
-    def images(self) -> Describes[Tokens]:
-        """The image encoder, made when it is first needed."""
-        c = self.config
-        if self._images is None:
-            layers = c.layers or PUBLISHED_LAYERS.get(c.backbone, ())
-            made = TokenExtractor(c.backbone, layers, c.weights, c.image_size, c.device, c.seed)
-            self._images = keep_features(made, Tokens, c.feature_cache, "tokens", c.backbone, layers, c.image_size, 1.0)
-        return self._images
-
-    @property
-    def points(self) -> GroupBranch:
-        """The point groups, made when they are first needed."""
-        c = self.config
-        if self._points is None:
-            cloud = c.points, c.point_weights, c.image_size, c.centers, c.group_size, c.max_points
-            self._points = GroupBranch(*cloud, group=True, aggregate=c.aggregate)
-        return self._points
-
-    @property
-    def groups(self) -> Describes[GroupLayers]:
-        """What describes the point groups, from the cache where there is one."""
-        c = self.config
-        if self._groups is None:
-            cloud = c.points, c.image_size, c.centers, c.group_size, c.max_points, c.aggregate
-            self._groups = keep_features(LayeredGroups(self.points), GroupLayers, c.feature_cache, "groups", *cloud)
-        return self._groups
+        self._source = SetSource(self.config)
 
     @property
     def weights(self) -> list[dict[str, Any]]:
-        names = self.config.modalities or MODALITIES
-        return [*(self.images.weights if "rgb" in names else []), *(self.points.weights if "xyz" in names else [])]
+        return self._source.weights
 
     def fit(self, samples: Sequence[Sample] = (), progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> MuScV2:
         """Learn nothing: samples are accepted, none included, and not looked at; the set under test is its own reference."""
@@ -152,7 +106,7 @@ class MuScV2(Detector):
             raise DataError(f"{WHOLE_SET}{'' if parts == 1 else f' in each of {parts} subsets'}, got {count}")
         found: list[Described] = []
         for number in range(count):
-            found.append(self._describe(samples[number], found[0] if found else None))
+            found.append(self._source.describe(samples[number], found[0] if found else None))
         # By a hash of the id: neither the order of the samples nor the folder they lie in decides about subsets or the last bit.
         order = sorted(range(count), key=lambda i: hashlib.sha256(f"{self.config.seed}/{found[i].sample}".encode()).digest())
         scores: list[dict[str, Tensor]] = [{} for _ in range(count)]
@@ -168,31 +122,6 @@ class MuScV2(Detector):
             for i, score in zip(order, rescore(raw, salient).tolist(), strict=True):
                 predictions[i].score = score
         return predictions
-
-    def _describe(self, sample: Sample, first: Described | None) -> Described:
-        """Extract the layers of one sample; it must be of the kind of the first one."""
-        c = self.config
-        names = c.modalities or (tuple(first.layers) if first else sample.modalities)
-        for name in MODALITIES:
-            if name in names and name not in sample.modalities:
-                raise DataError(f"sample {sample.meta.id!r} has no {name}; complete it, or set modalities={sample.modalities[0]}")
-            if first and not c.modalities and name in sample.modalities and name not in names:
-                raise DataError(f"sample {first.sample!r} has no {name}, others have; complete it, or set modalities={','.join(names)}")
-        if first and sample.meta.organised and sample.size != first.size:
-            raise DataError(f"samples of a set must have one size, got {first.size} and {sample.size} ({sample.meta.id!r}); resize them")
-        layers: dict[str, list[Tensor]] = {}
-        place: dict[str, Any] = {}
-        grid = (1, 1)
-        if "rgb" in names:
-            tokens = self.images.describe([sample])[0]
-            grid = tokens.grid
-            found = aggregate_tokens(tokens, c.reference) if c.aggregate else [normalize(layer, dim=1) for layer in tokens.layers]
-            layers["rgb"] = [layer.half() for layer in found]
-        if "xyz" in names:
-            groups = self.groups.describe([sample])[0]
-            layers["xyz"] = [layer.half() for layer in groups.layers]
-            place = {"centers": groups.centers, "patch_of_center": groups.patch_of_center(sample.size, grid)}
-        return Described(sample.meta.id, sample.size, layers, grid, **place)
 
     def _score_set(self, found: Sequence[Described]) -> dict[str, Tensor]:
         """Score patches and groups (N, P) by the other samples, layer by layer, and average the layers."""
@@ -229,7 +158,7 @@ class MuScV2(Detector):
         if "rgb" in scores:
             maps["rgb"] = upsample_map(scores["rgb"].view(one.grid), sample.size, align_corners=c.reference)
         if "xyz" in scores:
-            heat = self.points.spread(scores["xyz"], one.centers, sample)
+            heat = self._source.points.spread(scores["xyz"], one.centers, sample)
             if sample.meta.organised:
                 pixels = (sample.size[0] * sample.size[1]) ** 0.5 / 224
                 heat = blur_8bit(heat, round(c.smooth * pixels)) if c.reference else smooth_map(heat, c.smooth * pixels)

@@ -12,16 +12,37 @@ class PairProjection(nn.Module):
     Args:
         channels: of queries and keys.
         width: of what comes out.
+        isometric: start as one map that keeps lengths and angles, as far as `width` allows, which is the training-free form. False draws
+            both at random, as published: where training is short, products it has not seen are then told apart worse than without it.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, isometric: bool = True) -> None:
         super().__init__()
         self.query = nn.Linear(channels, width)
         self.key = nn.Linear(channels, width)
+        if isometric:
+            nn.init.orthogonal_(self.query.weight)
+            nn.init.zeros_(self.query.bias)
+            self.key.load_state_dict(self.query.state_dict())
 
     def forward(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Return the projected (Q, width) queries and (M, width) keys."""
         return self.query(queries), self.key(keys)
+
+
+class MemoryHead(nn.Module):
+    """The projections of both levels of a labelled memory (MRAD-FT).
+
+    Args:
+        image_channels: of image descriptors and of what comes out at either level.
+        patch_channels: of patches.
+        isometric: as `PairProjection`.
+    """
+
+    def __init__(self, image_channels: int, patch_channels: int, isometric: bool = True) -> None:
+        super().__init__()
+        self.image = PairProjection(image_channels, image_channels, isometric)
+        self.patch = PairProjection(patch_channels, image_channels, isometric)
 
 
 def focal_loss(probability: Tensor, mask: Tensor, gamma: float = 2.0, smooth: float = 1e-5) -> Tensor:
@@ -58,3 +79,16 @@ def scaled_cross_entropy(probability: Tensor, labels: Tensor, temperature: float
         labels: (B,) int64.
     """
     return nn.functional.cross_entropy(probability / temperature, labels)
+
+
+def segmentation_losses(cells: Tensor, mask: Tensor, both: bool = False) -> dict[str, Tensor]:
+    """Return the focal and the Dice loss of cell probabilities, brought to the mask's pixels first, as terms to be summed.
+
+    Args:
+        cells: (B, 2, h, w) floating, normal and anomalous, sums to 1 over the two.
+        mask: (B, H, W), 1 on defects.
+        both: add the Dice loss of the normal channel with what is no defect (MRAD-CLIP).
+    """
+    maps = nn.functional.interpolate(cells, size=mask.shape[1:], mode="bilinear")
+    losses = {"focal": focal_loss(maps, mask), "dice": dice_loss(maps[:, 1], mask)}
+    return losses | ({"dice_normal": dice_loss(maps[:, 0], 1 - mask)} if both else {})

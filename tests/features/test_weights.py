@@ -144,6 +144,32 @@ def test_dino_layout_is_that_of_the_tables_architecture():
     assert own == dino_layout(depth=12, dim=768, patch=8, tokens=28 * 28)
 
 
+def test_dinov3_layout_is_that_of_the_tables_architecture():
+    """Written down from its description: positions turn queries and keys, so none are added; 4 registers; a scale on each branch."""
+    row = TABLE["dinov3_vitb16"]
+    with torch.device("meta"):
+        net = timm.create_model(row.architecture, pretrained=False, dynamic_img_size=True)
+    shapes = dino_layout(depth=12, dim=768, patch=16, tokens=0)
+    for left_out in ("pos_embed", *(f"blocks.{block}.attn.qkv.bias" for block in range(12))):
+        del shapes[left_out]
+    shapes |= {"reg_token": (1, 4, 768)} | {f"blocks.{block}.gamma_{branch}": (768,) for block in range(12) for branch in (1, 2)}
+    assert {key: tuple(value.shape) for key, value in net.state_dict().items() if not key.startswith("head.")} == shapes
+    assert row.patch_size == 16 and net.num_prefix_tokens == 5
+
+
+def test_every_row_states_its_licence():
+    stated = {name: row.licence for name, row in TABLE.items()}
+    assert stated == {
+        "efficientnet_lite0": "Apache-2.0",
+        "wide_resnet50_2": "BSD-3-Clause",
+        "dino_vitb8": "Apache-2.0",
+        "dinov2_vitb14": "Apache-2.0",
+        "dinov3_vitb16": "DINOv3 License",
+        "clip_vitl14_336": "MIT",
+        "point_mae": "not stated by its authors",
+    }
+
+
 def test_dino_layout_loads_without_a_classifier(vit):
     shapes = dino_layout(depth=len(vit.blocks), dim=64, patch=16, tokens=100)
     generator = torch.Generator().manual_seed(1)

@@ -7,18 +7,9 @@ import pytest
 import torch
 
 from mm3dad.memory import select_coreset
-from mm3dad.memory.hypergraph import (
-    MISSED,
-    HypergraphMemory,
-    add_shot,
-    cross_matches,
-    find_incidence,
-    first_hyperedge,
-    hyperedge_features,
-    one_center,
-    pass_messages,
-    search_hyperedges,
-)
+from mm3dad.memory.hypergraph import find_incidence, first_hyperedge, hyperedge_features
+from mm3dad.memory.messages import cross_matches, pass_messages
+from mm3dad.memory.structured import MISSED, HypergraphMemory, add_shot, one_center, search_hyperedges
 from mm3dad.scoring.maps import smooth_boxes, upsample_map
 from mm3dad.scoring.nearest import nearest_scores, support_score
 
@@ -149,3 +140,14 @@ def test_choice_of_rows(cif):
     edges = [cif["bank_rows"][cif["bank_ids"] == edge] for edge in cif["bank_ids"].unique()]
     chosen = torch.cat([part[one_center(part)] for part in edges])
     np.testing.assert_allclose(chosen, cif["sample_one_rows"], **T4)
+
+
+def test_every_key_is_looked_at(cif):
+    assert cif.keys() == {
+        "rgb_features", "xyz_features", "mask", "centroids", "incidence", "hyperedge_rgb", "hyperedge_xyz", "memory_features",
+        "memory_id", "memory_id_gap", "mp_features_L1a09", "mp_hyperedge_L1a09", "mp_features_L3a04", "mp_hyperedge_L3a04",
+        "cross_incidence", "memory_incidence", "joint_incidence", "hgms_topk", "memory_hyperedge", "hgms_score",
+        "memory_hyperedge_gap", "hgms_score_gap_reference", "hgms_score_gap_corrected", "nn_score", "nn_index", "patch_score",
+        "n_neighbors", "image_score", "xyz_patch_score", "pixel_map", "bank_rows", "bank_ids", "bank_hyperedge", "kcenter_start",
+        "kcenter_idx", "kcenter_ratio", "sample_one_rows",
+    }  # fmt: skip

@@ -107,3 +107,13 @@ def test_losses(mrad, grid):
     }
     for key, value in found.items():
         assert float(value) == pytest.approx(float(mrad[key]), rel=1e-4), key
+
+
+def test_every_key_is_looked_at(mrad):
+    assert mrad.keys() == {
+        "image_query", "image_keys", "image_values", "patch_raw", "patch_smoothed", "patch_query", "patch_keys", "patch_values",
+        "patch_projection", "w_image_q", "b_image_q", "w_image_k", "b_image_k", "w_patch_q", "b_patch_q", "w_patch_k",
+        "b_patch_k", "tf_image_prob", "ft_image_prob", "ft_image_prob_dropout", "tf_patch_prob", "patch_similarity",
+        "ft_patch_prob", "region_tokens_ft", "ft_patch_logit", "ft_patch_prob_dropout", "tf_similarity_map", "ft_similarity_map",
+        "tf_anomaly_map", "map_size", "score_k", "tf_image_score", "gt_mask", "label", "loss_focal", "loss_dice", "loss_ce",
+    }  # fmt: skip

@@ -89,3 +89,15 @@ def test_pixel_metrics(golden):
     maps, masks = musc["metric_maps"], musc["metric_masks"]
     found = [metric(maps.ravel(), masks.ravel()) for metric in (auroc, f1_max, average_precision)]
     np.testing.assert_allclose([*found, aupro_musc(maps, masks)], musc["pixel_auroc_f1_ap_auproMV2"], **T4)
+
+
+def test_every_key_is_looked_at(golden):
+    """Those of points in test_musc_points."""
+    assert golden("musc").keys() == {
+        "ipg_xyz", "ipg_center_idx", "ipg_group_idx", "ipg_curvature", "snamd2d_in", "snamd2d_out", "snamd3d_in",
+        "snamd3d_center", "snamd3d_curvature", "snamd3d_out", "msm_z2d", "msm_z3d", "msm_center_pixel", "msm_image_size",
+        "msm_single_2d", "msm_single_3d", "msm_cae_2d", "msm_cae_3d", "rscon_feat", "rscon_score", "rscon_out", "interp_points",
+        "interp_centers", "interp_feat", "interp_out", "metric_maps", "metric_masks", "aupro_ref_0.3", "aupro_ref_0.1",
+        "aupro_ref_0.05", "aupro_ref_0.01", "image_auroc_f1_ap", "pixel_auroc_f1_ap_auproMV2",
+    }  # fmt: skip
+    assert golden("musc_extra").keys() == {"msm_cae_2d_stable", "msm_cae_3d_stable"}

@@ -85,3 +85,13 @@ def test_half_precision_bank_stays_within_a_thousandth(rad, grid):
     for layer, query in enumerate(rad["query_patch"]):
         found = windowed_scores(query, bank.patches_of(layer, images), grid, 1)
         np.testing.assert_allclose(found, rad["scores_per_layer_rho1"][layer], rtol=0, atol=1e-3)
+
+
+def test_every_key_is_looked_at(rad):
+    kinds = ("scores_per_layer", "fused", "map", "image_score")
+    windows = {key.removeprefix("fused_") for key in rad if key.startswith("fused_")}
+    assert {"rho1", "rho1_weighted"} <= windows <= {*WINDOWS, "rho1_weighted"}
+    assert rad.keys() == {f"{kind}_{name}" for kind in kinds for name in windows} | {
+        "bank_cls", "bank_patch", "query_cls", "query_patch", "k_image", "resize_mask", "max_ratio", "layer_weights",
+        "topk_images", "cls_similarity", "gauss_kernel", "image_score_max_rho1",
+    }  # fmt: skip

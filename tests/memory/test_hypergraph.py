@@ -7,23 +7,10 @@ import torch
 from torch.nn.functional import normalize, one_hot
 
 from mm3dad.errors import ConfigError, DataError, ShapeError
-from mm3dad.memory import hypergraph
-from mm3dad.memory.hypergraph import (
-    MISSED,
-    HypergraphMemory,
-    add_shot,
-    build_hypergraph,
-    cross_matches,
-    find_centroids,
-    find_incidence,
-    first_hyperedge,
-    hyperedge_features,
-    hyperedge_quotas,
-    one_center,
-    pass_messages,
-    sample_memory,
-    search_hyperedges,
-)
+from mm3dad.memory import messages
+from mm3dad.memory.hypergraph import build_hypergraph, find_centroids, find_incidence, first_hyperedge, hyperedge_features
+from mm3dad.memory.messages import cross_matches, pass_messages
+from mm3dad.memory.structured import MISSED, HypergraphMemory, add_shot, hyperedge_quotas, one_center, sample_memory, search_hyperedges
 from mm3dad.ops import nearest_neighbors
 
 
@@ -134,7 +121,7 @@ def test_alpha_one_leaves_features_alone():
 def test_blocks_of_rows_change_nothing(monkeypatch):
     features, _, _, memory = example()
     whole = cross_matches(features, memory.rows)
-    monkeypatch.setattr(hypergraph, "ROW_BLOCK", 7)
+    monkeypatch.setattr(messages, "ROW_BLOCK", 7)
     assert all(torch.equal(a, b) for a, b in zip(cross_matches(features, memory.rows), whole, strict=True))
     cosine = normalize(features, dim=1) @ normalize(memory.rows, dim=1).T
     assert torch.equal(whole[0], cosine.argmax(1)) and torch.equal(whole[1], cosine.argmax(0))

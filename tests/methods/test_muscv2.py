@@ -50,7 +50,7 @@ def test_each_sample_is_most_like_itself(tests):
 
     def favourites(published):
         detector = create(modalities="xyz", reference=published)
-        found = [detector._describe(sample, None) for sample in tests]
+        found = [detector._source.describe(sample, None) for sample in tests]
         scores = detector._score_set(found)["xyz"]
         rows = torch.stack([_salient(one, {"xyz": row}, published) for one, row in zip(found, scores, strict=True)])
         return (rows @ rows.T).argmax(1).tolist()
@@ -103,7 +103,7 @@ def test_subsets_are_scored_apart(tests):
 
 def test_scores_are_the_mean_over_layers(tests):
     detector = create(modalities="rgb", rescore=False, reference=True)
-    found = [detector._describe(sample, None) for sample in tests]
+    found = [detector._source.describe(sample, None) for sample in tests]
     scores = detector._score_set(found)["rgb"]
     layers = [mutual_scores(torch.stack([one.layers["rgb"][level] for one in found]).float()) for level in range(2)]
     assert torch.allclose(scores, torch.stack(layers).mean(0), atol=1e-6)
@@ -118,10 +118,10 @@ def test_published_backbones_by_layout(tmp_path, tests):
     detector = create(
         backbone="dino_vitb8", weights=str(tmp_path / "vit.pth"), points="point_mae", point_weights=str(tmp_path / "mae.pth"), image_size=32
     )
-    found = detector._describe(tests[0], None)
+    found = detector._source.describe(tests[0], None)
     assert [layer.shape for layer in found.layers["rgb"]] == [(16, 768)] * 3
     assert [layer.shape for layer in found.layers["xyz"]] == [(32, 384)] * 3
-    assert detector.images.extractor.layers == (3, 7, 11) and len(detector.weights) == 2
+    assert detector._source.images.extractor.layers == (3, 7, 11) and len(detector.weights) == 2
     assert len(detector.predict_all(tests[:3])) == 3
 
 

@@ -19,6 +19,15 @@ def test_identity_projections_equal_the_training_free_form():
     torch.testing.assert_close(label_probability(*head(queries, keys), values), label_probability(queries, keys, values))
 
 
+def test_an_isometric_start_is_the_training_free_form():
+    """Wide enough, it keeps all products; narrower, queries and keys at least go the same way. Drawn at random, as published, neither."""
+    queries, keys, values = torch.randn(7, 5), torch.randn(4, 5), torch.eye(2).repeat(2, 1)
+    plain = label_probability(queries, keys, values)
+    torch.testing.assert_close(label_probability(*PairProjection(5, 8)(queries, keys), values), plain)
+    narrow = PairProjection(5, 3)
+    assert torch.equal(*narrow(queries, queries)) and not torch.equal(*PairProjection(5, 8, isometric=False)(queries, queries))
+
+
 def test_published_size():
     heads = PairProjection(768, 768), PairProjection(1024, 768)
     assert sum(p.numel() for head in heads for p in head.parameters()) == 2_755_584
