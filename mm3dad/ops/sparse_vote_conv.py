@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mm3dad.errors import ConfigError, ShapeError
 from mm3dad.ops._check import check_rows, check_same_device
+from mm3dad.ops._native import native_kernels
 
-LIMIT = 2**20  # three axes of twice that range fit into a number of 64 bits
+AXIS = 21  # bits of a coordinate: three fit into a number of 64 bits
+LIMIT = 2 ** (AXIS - 1)
 
 
 class Votes(NamedTuple):
@@ -55,27 +58,75 @@ def sparse_vote_conv(cells: Tensor, values: Tensor, weight: Tensor, bias: Tensor
     ((27, 2), 54)
     """
     side = _check(cells, values, weight, bias)
-    reach = torch.arange(side, device=cells.device) - side // 2
-    offsets = torch.cartesian_prod(reach, reach, reach)
     keys = _make_keys(cells)
-    if len(keys.unique()) < len(keys):
-        raise ConfigError(f"cells must be distinct, got {len(keys)} of which {len(keys.unique())} differ; add up values of one cell first")
-    targets = (keys[:, None] + _shift_keys(offsets)[None]).flatten()
-    # The cell at l + i sees l at the offset -i: conv3d correlates, so that is the kernel flipped on every axis.
-    kernel = weight.flip(2, 3, 4).permute(1, 2, 3, 4, 0).reshape(values.shape[1], -1)
+    if not bool((keys[1:] > keys[:-1]).all()):
+        keys, order = keys.sort()
+        if len(keys.unique_consecutive()) < len(keys):
+            raise ConfigError(
+                f"cells must be distinct, got {len(keys)} of which {len(keys.unique_consecutive())} differ; add up values of one cell first"
+            )
+        values = values[order]
+    native = native_kernels(cells.device.type, "sparse_vote") if values.dtype in (torch.float32, torch.float64) else None
+    targets = vote_cells_reference(keys, side) if native is None else native.vote_cells(keys, side)
     if within is not None:
         check_cells("within", within)
-        taken, slot = _find_slots(targets, _make_keys(within).unique())
-    else:
-        taken, slot = targets.unique(return_inverse=True)
-    votes = (values @ kernel).view(-1, weight.shape[0])
-    if within is not None:
-        hit = slot >= 0
-        votes, slot = votes[hit], slot[hit]
-    summed = votes.new_zeros(len(taken), weight.shape[0]).index_add(0, slot, votes)
-    if bias is not None:
-        summed = summed + bias
-    return Votes(_read_keys(taken), summed, len(cells) * kernel.numel())
+        check_same_device(cells=cells, within=within)
+        targets = targets[torch.isin(targets, _make_keys(within))]
+    # conv3d correlates: the cell at l sees the one at l + i by the weight of i.
+    kernel = weight.permute(2, 3, 4, 1, 0).to(values.dtype)
+    start = values.new_zeros(len(weight)) if bias is None else bias.to(values.dtype)
+    summed = (sum_votes_reference if native is None else _SumVotes.apply)(keys, values, kernel, start, targets)
+    return Votes(_read_keys(targets), summed, len(cells) * weight.numel())
+
+
+def vote_cells_reference(keys: Tensor, side: int) -> Tensor:
+    """Return the cells in reach of votes, in torch: numbers (M,) of cells -> (M',) ascending."""
+    return (keys[:, None] + _list_shifts(side, keys)).unique()
+
+
+def sum_votes_reference(keys: Tensor, values: Tensor, kernel: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """Sum votes in torch.
+
+    Args:
+        keys: (M,) int64, numbers of the cells, ascending.
+        values: (M, C) floating.
+        kernel: (k, k, k, C, C'), the weight of the vote of the cell at each offset from a target.
+        bias: (C',).
+        targets: (M',) int64, ascending, the cells that take votes.
+    Returns:
+        (M', C'); where no vote lands, the bias.
+    """
+    summed = bias.expand(len(targets), -1)
+    if not len(targets):
+        return summed
+    for shift, part in zip(_list_shifts(len(kernel), keys), kernel.flatten(0, 2), strict=True):
+        place = torch.searchsorted(targets, keys - shift).clamp_max(len(targets) - 1)
+        hit = targets[place] == keys - shift
+        summed = summed.index_add(0, place[hit], values[hit] @ part)
+    return summed
+
+
+class _SumVotes(torch.autograd.Function):
+    """`sum_votes_reference` by the native kernels, with the gradients of values, kernel and bias."""
+
+    @staticmethod
+    def forward(ctx: Any, keys: Tensor, values: Tensor, kernel: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        values, kernel = values.contiguous(), kernel.contiguous()
+        ctx.save_for_backward(keys, values, kernel, targets)
+        return torch.ops.mm3dad.sparse_vote(keys, values, kernel, bias.contiguous(), targets, torch.get_num_threads())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        keys, values, kernel, targets = ctx.saved_tensors
+        grad, threads = grads[0].contiguous(), torch.get_num_threads()
+        of_values = of_kernel = None
+        if ctx.needs_input_grad[1]:  # the targets vote back, by the same weights the other way round
+            back = kernel.flip(0, 1, 2).transpose(3, 4).contiguous()
+            of_values = torch.ops.mm3dad.sparse_vote(targets, grad, back, grad.new_zeros(values.shape[1]), keys, threads)
+        if ctx.needs_input_grad[2]:
+            of_kernel = torch.ops.mm3dad.sparse_vote_weight(keys, values, targets, grad, len(kernel), threads)
+        return None, of_values, of_kernel, grad.sum(0), None
 
 
 def voxelize(points: Tensor, size: float) -> tuple[Tensor, Tensor]:
@@ -138,19 +189,15 @@ def _make_keys(cells: Tensor) -> Tensor:
 
 def _shift_keys(offsets: Tensor) -> Tensor:
     """Return what an offset (., 3) adds to a cell's number."""
-    return (offsets[:, 0] * 2 * LIMIT + offsets[:, 1]) * 2 * LIMIT + offsets[:, 2]
+    return (offsets[:, 0] << 2 * AXIS) + (offsets[:, 1] << AXIS) + offsets[:, 2]
+
+
+def _list_shifts(side: int, like: Tensor) -> Tensor:
+    """Return what each offset of a kernel adds to a cell's number, in the order of its weights: (side^3,)."""
+    reach = torch.arange(side, device=like.device) - side // 2
+    return _shift_keys(torch.cartesian_prod(reach, reach, reach))
 
 
 def _read_keys(keys: Tensor) -> Tensor:
-    rest, last = keys // (2 * LIMIT), keys % (2 * LIMIT)
-    return torch.stack([rest // (2 * LIMIT), rest % (2 * LIMIT), last], dim=1) - LIMIT
-
-
-def _find_slots(keys: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the allowed numbers that occur, ascending, and for each key its place among them, -1 where it is not allowed."""
-    place = torch.searchsorted(allowed, keys).clamp_max(max(0, len(allowed) - 1))
-    hit = allowed[place] == keys if len(allowed) else torch.zeros_like(keys, dtype=torch.bool)
-    used, slot = place[hit].unique(return_inverse=True)
-    slots = torch.full_like(keys, -1)
-    slots[hit] = slot
-    return allowed[used], slots
+    rest = (1 << AXIS) - 1
+    return torch.stack([keys >> 2 * AXIS, keys >> AXIS & rest, keys & rest], dim=1) - LIMIT
