@@ -97,12 +97,9 @@ def sum_votes_reference(keys: Tensor, values: Tensor, kernel: Tensor, bias: Tens
         (M', C'); where no vote lands, the bias.
     """
     summed = bias.expand(len(targets), -1)
-    if not len(targets):
-        return summed
     for shift, part in zip(_list_shifts(len(kernel), keys), kernel.flatten(0, 2), strict=True):
-        place = torch.searchsorted(targets, keys - shift).clamp_max(len(targets) - 1)
-        hit = targets[place] == keys - shift
-        summed = summed.index_add(0, place[hit], values[hit] @ part)
+        hit = torch.isin(keys - shift, targets)
+        summed = summed.index_add(0, torch.searchsorted(targets, keys[hit] - shift), values[hit] @ part)
     return summed
 
 
