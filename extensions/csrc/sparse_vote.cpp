@@ -1,6 +1,6 @@
 // Voting convolution of sparse cells: the cells in reach of votes, their sums, and the gradient of the weights.
 //
-// A cell is one number whose order is the lexicographic order of cells (mm3dad/ops/sparse_vote_conv.py): an offset of cells is a difference of
+// A cell is one number whose order is the lexicographic order of cells (mm3dad/ops/cells.py): an offset of cells is a difference of
 // numbers, and the cells of a column along z that lie side by side have consecutive ones. So cells and targets, both ascending, are walked
 // together once for each of the k * k columns of the kernel, without a table of pairs. Each target adds up its own votes, column by column:
 // the same bits for any number of threads.

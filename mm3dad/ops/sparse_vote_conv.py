@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +11,7 @@ from torch.autograd.function import once_differentiable
 from mm3dad.errors import ConfigError, ShapeError
 from mm3dad.ops._check import check_rows, check_same_device
 from mm3dad.ops._native import native_kernels
-
-AXIS = 21  # bits of a coordinate: three fit into a number of 64 bits
-LIMIT = 2 ** (AXIS - 1)
+from mm3dad.ops.cells import check_cells, make_keys, read_keys, shift_keys
 
 
 class Votes(NamedTuple):
@@ -58,7 +55,7 @@ def sparse_vote_conv(cells: Tensor, values: Tensor, weight: Tensor, bias: Tensor
     ((27, 2), 54)
     """
     side = _check(cells, values, weight, bias)
-    keys = _make_keys(cells)
+    keys = make_keys(cells)
     if not bool((keys[1:] > keys[:-1]).all()):
         keys, order = keys.sort()
         if len(keys.unique_consecutive()) < len(keys):
@@ -71,12 +68,12 @@ def sparse_vote_conv(cells: Tensor, values: Tensor, weight: Tensor, bias: Tensor
     if within is not None:
         check_cells("within", within)
         check_same_device(cells=cells, within=within)
-        targets = targets[torch.isin(targets, _make_keys(within))]
+        targets = targets[torch.isin(targets, make_keys(within))]
     # conv3d correlates: the cell at l sees the one at l + i by the weight of i.
     kernel = weight.permute(2, 3, 4, 1, 0).to(values.dtype)
     start = values.new_zeros(len(weight)) if bias is None else bias.to(values.dtype)
     summed = (sum_votes_reference if native is None else _SumVotes.apply)(keys, values, kernel, start, targets)
-    return Votes(_read_keys(targets), summed, len(cells) * weight.numel())
+    return Votes(read_keys(targets), summed, len(cells) * weight.numel())
 
 
 def vote_cells_reference(keys: Tensor, side: int) -> Tensor:
@@ -126,43 +123,6 @@ class _SumVotes(torch.autograd.Function):
         return None, of_values, of_kernel, grad.sum(0), None
 
 
-def voxelize(points: Tensor, size: float) -> tuple[Tensor, Tensor]:
-    """Sort points into cubic cells.
-
-    Args:
-        points: (N, 3) floating, N >= 1, finite.
-        size: side of a cell, in the unit of the points.
-    Returns:
-        cells (M, 3) int64, distinct, in lexicographic order; (N,) int64, the cell of each point.
-    Raises:
-        ShapeError: points are not finite (N, 3).
-        ConfigError: a size that is not above 0, or so small that coordinates overflow.
-    """
-    check_rows("points", points, 3)
-    if not 0 < size < math.inf:
-        raise ConfigError(f"size must be a finite length above 0, got {size}")
-    place = (points.detach().double() / size).floor()
-    farthest = float(place.abs().max())
-    if farthest >= LIMIT // 2:
-        raise ConfigError(f"size {size} puts a point {farthest:.0f} cells from the origin, more than {LIMIT // 2}; raise it")
-    keys, owner = _make_keys(place.long()).unique(return_inverse=True)
-    return _read_keys(keys), owner
-
-
-def check_cells(name: str, cells: Tensor) -> None:
-    """Demand (M, 3) int64 cells within the limit.
-
-    Raises:
-        ShapeError: another shape or dtype.
-        ConfigError: a coordinate beyond the limit.
-    """
-    if not isinstance(cells, Tensor) or cells.ndim != 2 or cells.shape[1] != 3 or cells.dtype != torch.int64:
-        got = f"{tuple(cells.shape)} {cells.dtype}" if isinstance(cells, Tensor) else type(cells).__name__
-        raise ShapeError(f"{name} must be (M, 3) int64, got {got}; use voxelize(points, size)")
-    if len(cells) and int(cells.abs().max()) >= LIMIT // 2:
-        raise ConfigError(f"{name} must lie within +-{LIMIT // 2}, got {int(cells.abs().max())}; use larger cells or move the origin")
-
-
 def _check(cells: Tensor, values: Tensor, weight: Tensor, bias: Tensor | None) -> int:
     """Demand tensors that fit together; return the side of the kernel."""
     check_cells("cells", cells)
@@ -178,23 +138,7 @@ def _check(cells: Tensor, values: Tensor, weight: Tensor, bias: Tensor | None) -
     return int(side)
 
 
-def _make_keys(cells: Tensor) -> Tensor:
-    """Number cells so that the order of numbers is the lexicographic order of cells."""
-    # Half of each axis' range stays free on either side, so that no vote borrows from another axis.
-    return _shift_keys(cells + LIMIT)
-
-
-def _shift_keys(offsets: Tensor) -> Tensor:
-    """Return what an offset (., 3) adds to a cell's number."""
-    return (offsets[:, 0] << 2 * AXIS) + (offsets[:, 1] << AXIS) + offsets[:, 2]
-
-
 def _list_shifts(side: int, like: Tensor) -> Tensor:
     """Return what each offset of a kernel adds to a cell's number, in the order of its weights: (side^3,)."""
     reach = torch.arange(side, device=like.device) - side // 2
-    return _shift_keys(torch.cartesian_prod(reach, reach, reach))
-
-
-def _read_keys(keys: Tensor) -> Tensor:
-    rest = (1 << AXIS) - 1
-    return torch.stack([keys >> 2 * AXIS, keys >> AXIS & rest, keys & rest], dim=1) - LIMIT
+    return shift_keys(torch.cartesian_prod(reach, reach, reach))
