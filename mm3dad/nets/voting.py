@@ -1,11 +1,12 @@
 """A network of voting convolutions on occupied cells: biases that keep empty space empty, and a head that scores each cell.
 
-Vote3Deep (ICRA 2017, arXiv 1609.06666; trained sheet, part 7), its model D: two hidden layers of side 3 and a linear layer that reaches as far
-as an object.
+Vote3Deep (ICRA 2017, arXiv 1609.06666; trained sheet, part 7), its model D: two hidden layers of side 3, and a linear layer that reaches as
+far as an object.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -67,6 +68,7 @@ class VotingNet(nn.Module):
         self.register_buffer("scale", torch.ones(channels))
         self.hidden = nn.ModuleList([VotingLayer(channels, width, 3), VotingLayer(width, width, 3)])
         self.head = VotingLayer(width, 1, reach)
+        self.reach = 1 + 1 + reach // 2  # cells that a vote travels through all layers
 
     def standardise(self, values: Tensor) -> None:
         """Bring the channels of typical cells (M, C) to size 1 from now on; without a shift, for an empty cell is 0."""
@@ -94,6 +96,22 @@ class VotingNet(nn.Module):
         votes = sparse_vote_conv(at, active, self.head.weight, within=cells)
         scores = look_up(votes.cells, votes.values, cells)[:, 0] + self.head.bias
         return Read(torch.cat(features, dim=1), scores, activity, operations + votes.operations)
+
+
+def join_clouds(clouds: Sequence[Tensor], reach: int) -> Tensor:
+    """Put the cells (M, 3) of several clouds into one grid, out of each other's reach: their order stays, one cloud after the other.
+
+    Args:
+        clouds: int64, at least one cell each.
+        reach: cells that votes travel, all layers together.
+    """
+    placed, start = [], 0
+    for cells in clouds:
+        shift = -cells.amin(0)
+        shift[0] += start
+        placed.append(cells + shift)
+        start = int(placed[-1][:, 0].max()) + 2 * reach + 1
+    return torch.cat(placed)
 
 
 def mined_hinge_loss(scores: Tensor, target: Tensor, ratio: float = 3.0) -> Tensor:
