@@ -2,7 +2,7 @@
 
 "Vote3Deep: Fast object detection in 3D point clouds using efficient convolutional neural networks" (ICRA 2017, arXiv 1609.06666; trained
 sheet, part 7) detects cars. Its layer, its biases that are never above 0, the L1 penalty, the hinge loss, boxes of one size and their
-suppression come over; objects are defects stretched out of normal parts, and the bank of hidden activations is ours. No weights from outside.
+suppression come over; here objects are defects stretched out of normal parts, and the bank of hidden activations is ours. No weights.
 """
 
 from __future__ import annotations
@@ -23,19 +23,16 @@ from mm3dad.memory.coreset import select_coreset
 from mm3dad.memory.flat import FlatBank
 from mm3dad.methods._config import check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress, score_validation, strip_prefix
+from mm3dad.methods._stretched import draw_defects, measure_box
 from mm3dad.nets.training import Task, TrainingSettings, split_normals, train
 from mm3dad.nets.voting import Read, VotingNet, join_clouds, mined_hinge_loss
 from mm3dad.scoring.boxes import box_corners, suppress_boxes
 from mm3dad.scoring.calibrate import Calibration, threshold_for_rate
 from mm3dad.scoring.maps import smooth_map
 from mm3dad.synthesis import find_part
-from mm3dad.synthesis.synthesizers import Stretch, StretchConfig
 from mm3dad.types import Prediction, Sample
 
 LEAST = 16  # points of a part
-CORE = 0.4  # of a defect's largest displacement, beyond which a cell is the defect
-DEFECTS = 40  # drawn to choose the size of the boxes
-PERCENTILE = 0.95  # of the synthetic defects' extents: the size of all boxes
 TAIL = 0.999  # quantile of the cells of normal parts that becomes 1 in either score
 SOURCES = ("bank", "head")
 RANGES = (
@@ -104,7 +101,6 @@ class Vote3Deep(Detector):
         self._box_threshold = 0.0  # of the head's score, whose hinge loss parts the sides at 0
         self._scales: dict[str, Calibration] = {}
         self._bank = FlatBank()
-        self._stretches = [Stretch(StretchConfig(profile=profile)) for profile in ("cone", "bulge")]
         self._build()
 
     def _build(self) -> None:
@@ -156,15 +152,15 @@ class Vote3Deep(Detector):
     def _train(self, clouds: list[Tensor], held: list[Tensor], report: Progress) -> None:
         c = self.config
         fixed = torch.Generator().manual_seed(c.seed)
-        self._box = self._measure_box(clouds, fixed)
+        self._box = measure_box(clouds, fixed).clamp_min(self._size)
         if not c.epochs:
             return
-        check = self._batch([self._draw(cloud, fixed) for cloud in held for _ in range(2)]) if held else None
+        check = self._draw([cloud for cloud in held for _ in range(2)], fixed) if held else None
         total = c.epochs * c.steps
 
         def batches(epoch: int, generator: torch.Generator) -> list[tuple[Tensor, ...]]:
             picks = torch.randint(len(clouds), (c.steps, c.batch), generator=generator).tolist()
-            return [self._batch([self._draw(clouds[i], generator) for i in row]) for row in picks]
+            return [self._draw([clouds[i] for i in row], generator) for row in picks]
 
         def loss(batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
             cells, values, target = batch
@@ -185,33 +181,11 @@ class Vote3Deep(Detector):
         train(task, TrainingSettings(seed=c.seed, clip=1.0, device=c.device), self.training, report, "training")
         self._net.cpu()
 
-    def _draw(self, cloud: Tensor, generator: torch.Generator) -> tuple[Voxels, Tensor]:
-        """Turn a cloud about the table's normal, shift it against the grid and give it a defect of each profile; say what each cell is."""
-        angle = 2 * math.pi * float(torch.rand((), generator=generator))
-        turn = torch.tensor([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
-        points = cloud @ turn.T + self._size * torch.rand(3, generator=generator)
-        share = torch.zeros(len(points))
-        for stretch in self._stretches:
-            altered, _ = stretch.alter(points, generator)
-            moved = (altered - points).norm(dim=1)
-            share = torch.maximum(share, moved / moved.max().clamp_min(1e-12))
-            points = altered
-        voxels = measure_voxels(points, self._size)
-        of_cell = torch.zeros(len(voxels.cells)).index_reduce(0, voxels.owner, share, "mean", include_self=False)
-        return voxels, torch.where(of_cell > CORE, 1, torch.where(of_cell > 0, -1, 0))
-
-    def _batch(self, draws: Sequence[tuple[Voxels, Tensor]]) -> tuple[Tensor, ...]:
-        """Join draws: cells, their values and what they are."""
+    def _draw(self, clouds: Sequence[Tensor], generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Give each cloud defects, and join: cells, their values and what they are."""
+        draws = [draw_defects(cloud, self._size, generator) for cloud in clouds]
         cells = join_clouds([voxels.cells for voxels, _ in draws], self._net.reach)
         return cells, torch.cat([voxels.features for voxels, _ in draws]), torch.cat([target for _, target in draws])
-
-    def _measure_box(self, clouds: list[Tensor], generator: torch.Generator) -> Tensor:
-        """Return the sides (3,) that hold most synthetic defects."""
-        sides = []
-        for number in range(DEFECTS):
-            altered, mask = self._stretches[number % 2].alter(clouds[number % len(clouds)], generator)
-            sides.append(altered[mask].amax(0) - altered[mask].amin(0) if bool(mask.any()) else torch.zeros(3))
-        return torch.stack(sides).quantile(PERCENTILE, dim=0).clamp_min(self._size)
 
     @torch.no_grad()
     def _read(self, voxels: Voxels) -> Read:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from mm3dad.errors import ConfigError, ShapeError
-from mm3dad.ops import sparse_vote_conv, voxelize
+from mm3dad.ops import sparse_vote_conv
 
 
 def make_grid(count, side=10, channels=3, seed=0, dtype=torch.float64):
@@ -174,12 +174,6 @@ def test_no_cell():
     assert found.cells.shape == (0, 3) and found.values.shape == (0, 4) and found.operations == 0
 
 
-def test_voxelize_sorts_points_into_cells():
-    points = torch.tensor([[0.05, 0.05, 0.05], [-0.05, 0.0, 0.0], [0.09, 0.01, 0.0], [0.31, 0.0, 0.0]])
-    cells, owner = voxelize(points, 0.1)
-    assert cells.tolist() == [[-1, 0, 0], [0, 0, 0], [3, 0, 0]] and owner.tolist() == [1, 0, 1, 2]
-
-
 def test_bad_input():
     cells, values = make_grid(5)
     weight = make_layer(3, 4)
@@ -193,9 +187,6 @@ def test_bad_input():
         (lambda: sparse_vote_conv(cells[[0, 0]], values[:2], weight), ConfigError, "distinct, got 2 of which 1"),
         (lambda: sparse_vote_conv(cells + 2**19, values, weight), ConfigError, "within"),
         (lambda: sparse_vote_conv(cells, values, weight, within=cells.int()), ShapeError, "within must be"),
-        (lambda: voxelize(torch.rand(4, 3), 0.0), ConfigError, "above 0"),
-        (lambda: voxelize(torch.rand(4, 3) + 1, 1e-9), ConfigError, "raise it"),
-        (lambda: voxelize(torch.rand(0, 3), 1.0), ShapeError, "at least 1"),
     ):
         with pytest.raises(error, match=text):
             call()
