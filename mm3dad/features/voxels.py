@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mm3dad.features.adapted import take_part
 from mm3dad.ops import nearest_neighbors, voxelize
 from mm3dad.ops.normals import fit_normals
 from mm3dad.ops.table import fit_plane, fit_table
@@ -14,6 +15,21 @@ from mm3dad.types import Sample
 
 SURROUNDINGS = (64, 256)  # nearest cells that a plane is fitted to
 CHANNELS = 4 + 2 * len(SURROUNDINGS)
+
+
+@dataclass(frozen=True)
+class PartCloud:
+    """The part of a sample as a cloud.
+
+    Args:
+        part: (H, W) bool, its pixels.
+        points: (N, 3) float32, metres, in axes along the table.
+        axes: (3, 3) float32, rows, these axes in the camera's frame.
+    """
+
+    part: Tensor
+    points: Tensor
+    axes: Tensor
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,17 @@ class Voxels:
     owner: Tensor
     middle: Tensor
     features: Tensor
+
+
+def take_cloud(sample: Sample, part: Tensor, most: int, least: int) -> PartCloud:
+    """Take the points of a part (H, W), thinned to at most `most`, in axes along the table.
+
+    Raises:
+        DataError: fewer points than `least`.
+    """
+    points = take_part(sample, part, most, least)
+    axes = table_frame(sample, points)
+    return PartCloud(part, points @ axes.T, axes)
 
 
 def table_frame(sample: Sample, points: Tensor) -> Tensor:

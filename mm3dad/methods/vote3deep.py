@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mm3dad.errors import ConfigError, DataError
-from mm3dad.features.adapted import spread_to_part, take_part
-from mm3dad.features.voxels import CHANNELS, Voxels, measure_voxels, table_frame
+from mm3dad.features.adapted import spread_to_part
+from mm3dad.features.voxels import CHANNELS, PartCloud, Voxels, measure_voxels, take_cloud
 from mm3dad.memory.coreset import select_coreset
-from mm3dad.memory.flat import FlatBank
+from mm3dad.memory.flat import FlatBank, balance_blocks
 from mm3dad.methods._config import check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress, score_validation, strip_prefix
 from mm3dad.methods._stretched import draw_defects, measure_box
@@ -57,13 +57,13 @@ class Config:
     """Settings of `vote3deep`."""
 
     scores: tuple[str, ...] = option(SOURCES, "what counts: distance to the bank of hidden activations (bank), the detector's score (head)")
-    cells: int = option(56, "cells that the median part is wide")
-    max_points: int = option(20000, "most points of a part")
+    cells: int = option(40, "cells that the median part is wide")
+    max_points: int = option(8000, "most points of a part")
     width: int = option(8, "channels of the hidden layers; published: 8")
     epochs: int = option(10, "epochs of training; 0 leaves the network untrained; published: 100")
     steps: int = option(15, "batches in an epoch")
     batch: int = option(4, "clouds with defects in a batch")
-    rate: float = option(5e-3, "highest learning rate")
+    rate: float = option(1e-2, "highest learning rate")
     sparsity: float = option(1e-3, "weight of the L1 penalty on activations; published: 0, 1e-4 and 1e-3")
     coreset: float = option(0.1, "share of the rows kept in the bank")
     smooth: float = option(3.0, "Gaussian smoothing of the map, in pixels of a 224 x 224 image")
@@ -78,15 +78,6 @@ class Config:
             raise ConfigError(f"scores must be of {', '.join(SOURCES)}, got {self.scores!r}; write scores=bank,head")
 
 
-@dataclass(frozen=True)
-class Seen:
-    """The part (H, W) bool of a sample, its points (N, 3) in axes along the table, metres, and these axes (3, 3), rows."""
-
-    part: Tensor
-    points: Tensor
-    axes: Tensor
-
-
 class Vote3Deep(Detector):
     """Voting layers trained on stretched parts; their activations against a bank, their head against a margin."""
 
@@ -96,6 +87,7 @@ class Vote3Deep(Detector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._has_table = True
         self._size = 0.0  # metres, side of a cell
         self._box = torch.zeros(3)  # metres, sides of a box
         self._box_threshold = 0.0  # of the head's score, whose hinge loss parts the sides at 0
@@ -108,26 +100,29 @@ class Vote3Deep(Detector):
             torch.manual_seed(self.config.seed)
             self._net = VotingNet(CHANNELS, self.config.width)
 
-    def _look(self, sample: Sample) -> Seen:
+    def _look(self, sample: Sample) -> PartCloud:
         if "xyz" not in sample.modalities:
             raise DataError(f"sample {sample.meta.id!r} has no xyz, and vote3deep sees points alone; use patchcore for images")
-        part = find_part(sample)
-        points = take_part(sample, part, self.config.max_points, LEAST)
-        axes = table_frame(sample, points)
-        return Seen(part, points @ axes.T, axes)
+        assert sample.valid is not None
+        part = find_part(sample) if self._has_table else sample.valid
+        return take_cloud(sample, part, self.config.max_points, LEAST)
 
     def fit(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Detector:
         if len(samples) == 0:
             raise DataError("vote3deep needs at least one normal sample, got none; check the training folder")
         report = progress or (lambda stage, done, total: None)
-        self.is_fitted, self._threshold = False, None
+        self.is_fitted, self._threshold, self._has_table = False, None, True
         self._build()
-        clouds, ids = [], []
+        clouds, ids, apart = [], [], 0
         for number in range(len(samples)):
             report("reading", number, len(samples))
             sample = samples[number]
-            clouds.append(self._look(sample).points)
+            cloud = self._look(sample)
+            clouds.append(cloud.points)
             ids.append(sample.meta.id)
+            apart += not torch.equal(cloud.part, sample.valid)  # type: ignore[arg-type]
+        # Parts that fill the picture: what stands out of it on a test sample is a defect, and no part on a table.
+        self._has_table = 2 * apart > len(samples)
         spans = torch.stack([(cloud.amax(0) - cloud.amin(0))[:2].max() for cloud in clouds])
         self._size = max(float(spans.median()), 1e-6) / self.config.cells
         found = [measure_voxels(cloud, self._size) for cloud in clouds]
@@ -136,7 +131,11 @@ class Vote3Deep(Detector):
         self._train([clouds[i] for i in learn], [clouds[i] for i in held], report)
         reads = [self._read(one) for one in found]
         report("coreset", 0, 1)
-        whole = self._fill(ids, reads)
+        whole = FlatBank()
+        for identity, read in zip(ids, reads, strict=True):
+            whole.add(identity, read.features)
+        whole.seal()
+        whole.rescale(*balance_blocks(whole.rows, [1] * whole.rows.shape[1]))
         self._calibrate([(reads[i], whole.without(i)) for i in held or range(len(reads))])
         self._bank = whole.thin(select_coreset(whole.rows.float(), max(1, int(self.config.coreset * len(whole.rows)))))
         self.is_fitted = True
@@ -191,16 +190,6 @@ class Vote3Deep(Detector):
     def _read(self, voxels: Voxels) -> Read:
         return self._net(voxels.cells, voxels.features)
 
-    def _fill(self, ids: Sequence[str], reads: Sequence[Read]) -> FlatBank:
-        """Return a bank of all rows, each channel brought to spread 1."""
-        bank = FlatBank()
-        for identity, read in zip(ids, reads, strict=True):
-            bank.add(identity, read.features)
-        bank.seal()
-        spread = bank.rows.float().std(0, correction=0)
-        bank.rescale(torch.zeros_like(spread), torch.where(spread > 0, 1 / spread, 1.0))
-        return bank
-
     def _calibrate(self, held: Sequence[tuple[Read, FlatBank]]) -> None:
         """Put both scores on the scale of normal cells, and set the score from which a box is drawn."""
         cells = [self._score(read, bank) for read, bank in held]
@@ -211,7 +200,7 @@ class Vote3Deep(Detector):
         """Return both scores of each cell (M,), >= 0."""
         return {"bank": bank.match(bank.normalise(read.features))[0], "head": softplus(read.scores)}
 
-    def _judge(self, sample: Sample, seen: Seen, voxels: Voxels, read: Read, bank: FlatBank) -> tuple[float, Tensor]:
+    def _judge(self, sample: Sample, seen: PartCloud, voxels: Voxels, read: Read, bank: FlatBank) -> tuple[float, Tensor]:
         """Return the score of a sample, its map's maximum, and the map."""
         found = self._score(read, bank)
         cells = torch.stack([self._scales[name].apply(found[name]) for name in self.config.scores]).sum(0)
@@ -246,6 +235,7 @@ class Vote3Deep(Detector):
             "box_threshold": self._box_threshold,
             "scales": {name: scale.to_dict() for name, scale in self._scales.items()},
             "threshold": self._threshold,
+            "has_table": self._has_table,
         }
         return self._bank.state() | net | {"box": self._box}, values
 
@@ -254,4 +244,4 @@ class Vote3Deep(Detector):
         self._bank, self._box = FlatBank.from_state(tensors), tensors["box"]
         self._size, self._box_threshold = float(values["size"]), float(values["box_threshold"])
         self._scales = {name: Calibration.from_dict(values["scales"][name]) for name in SOURCES}
-        self._threshold = values["threshold"]
+        self._threshold, self._has_table = values["threshold"], bool(values["has_table"])
