@@ -26,6 +26,7 @@ from mm3dad.methods._detector import Detector, Needs, Progress, score_validation
 from mm3dad.methods._stretched import draw_defects, measure_box
 from mm3dad.nets.training import Task, TrainingSettings, split_normals, train
 from mm3dad.nets.voting import Read, VotingNet, join_clouds, mined_hinge_loss
+from mm3dad.ops.finite import is_finite
 from mm3dad.scoring.boxes import box_corners, suppress_boxes
 from mm3dad.scoring.calibrate import Calibration, threshold_for_rate
 from mm3dad.scoring.maps import smooth_map
@@ -163,6 +164,9 @@ class Vote3Deep(Detector):
 
         def loss(batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
             cells, values, target = batch
+            # The loop names a training that diverged; a layer would blame the cells.
+            if not all(is_finite(one) for one in self._net.parameters()):
+                return {"hinge": values.new_tensor(math.nan)}
             read = self._net(cells, values)
             return {"hinge": mined_hinge_loss(read.scores, target), "sparsity": c.sparsity * read.activity}
 
