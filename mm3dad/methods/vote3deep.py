@@ -57,12 +57,12 @@ RANGES = (
 class Config:
     """Settings of `vote3deep`."""
 
-    scores: tuple[str, ...] = option(SOURCES, "what counts: distance to the bank of hidden activations (bank), the detector's score (head)")
+    scores: tuple[str, ...] = option(("head",), "what counts: the detector's score (head), the distance to the bank of activations (bank)")
     cells: int = option(40, "cells that the median part is wide")
     max_points: int = option(8000, "most points of a part")
     width: int = option(8, "channels of the hidden layers; published: 8")
-    epochs: int = option(10, "epochs of training; 0 leaves the network untrained; published: 100")
-    steps: int = option(15, "batches in an epoch")
+    epochs: int = option(16, "epochs of training; 0 leaves the network untrained; published: 100")
+    steps: int = option(16, "batches in an epoch")
     batch: int = option(4, "clouds with defects in a batch")
     rate: float = option(1e-2, "highest learning rate")
     sparsity: float = option(1e-3, "weight of the L1 penalty on activations; published: 0, 1e-4 and 1e-3")
@@ -196,18 +196,18 @@ class Vote3Deep(Detector):
 
     def _calibrate(self, held: Sequence[tuple[Read, FlatBank]]) -> None:
         """Put both scores on the scale of normal cells, and set the score from which a box is drawn."""
-        cells = [self._score(read, bank) for read, bank in held]
-        self._scales = {name: Calibration.fit(torch.cat([one[name] for one in cells]), TAIL) for name in SOURCES}
-        self._box_threshold = threshold_for_rate(torch.stack([one["head"].max() for one in cells]), self.config.false_alarms)
+        for name in SOURCES:
+            self._scales[name] = Calibration.fit(torch.cat([self._score(name, read, bank) for read, bank in held]), TAIL)
+        highest = [softplus(read.scores).max() for read, _ in held]
+        self._box_threshold = threshold_for_rate(torch.stack(highest), self.config.false_alarms)
 
-    def _score(self, read: Read, bank: FlatBank) -> dict[str, Tensor]:
-        """Return both scores of each cell (M,), >= 0."""
-        return {"bank": bank.match(bank.normalise(read.features))[0], "head": softplus(read.scores)}
+    def _score(self, name: str, read: Read, bank: FlatBank) -> Tensor:
+        """Return one of both scores of each cell (M,), >= 0."""
+        return softplus(read.scores) if name == "head" else bank.match(bank.normalise(read.features))[0]
 
     def _judge(self, sample: Sample, seen: PartCloud, voxels: Voxels, read: Read, bank: FlatBank) -> tuple[float, Tensor]:
         """Return the score of a sample, its map's maximum, and the map."""
-        found = self._score(read, bank)
-        cells = torch.stack([self._scales[name].apply(found[name]) for name in self.config.scores]).sum(0)
+        cells = torch.stack([self._scales[name].apply(self._score(name, read, bank)) for name in self.config.scores]).sum(0)
         heat = spread_to_part(cells, voxels.middle @ seen.axes, sample, seen.part)
         if sample.meta.organised:
             height, width = sample.size
