@@ -66,6 +66,7 @@ METHODS = Registry(
         "muscv2": "mm3dad.methods.muscv2:MuScV2",
         "rad": "mm3dad.methods.rad:Rad",
         "resad": "mm3dad.methods.resad:ResAD",
+        "vote3deep": "mm3dad.methods.vote3deep:Vote3Deep",
     },
 )
 DATASETS = Registry(

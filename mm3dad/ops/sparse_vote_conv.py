@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mm3dad.errors import ConfigError, ShapeError
 from mm3dad.ops._check import check_rows, check_same_device
-
-LIMIT = 2**20  # three axes of twice that range fit into a number of 64 bits
+from mm3dad.ops._native import native_kernels
+from mm3dad.ops.cells import check_cells, make_keys, read_keys, shift_keys
 
 
 class Votes(NamedTuple):
@@ -55,64 +55,72 @@ def sparse_vote_conv(cells: Tensor, values: Tensor, weight: Tensor, bias: Tensor
     ((27, 2), 54)
     """
     side = _check(cells, values, weight, bias)
-    reach = torch.arange(side, device=cells.device) - side // 2
-    offsets = torch.cartesian_prod(reach, reach, reach)
-    keys = _make_keys(cells)
-    if len(keys.unique()) < len(keys):
-        raise ConfigError(f"cells must be distinct, got {len(keys)} of which {len(keys.unique())} differ; add up values of one cell first")
-    targets = (keys[:, None] + _shift_keys(offsets)[None]).flatten()
-    # The cell at l + i sees l at the offset -i: conv3d correlates, so that is the kernel flipped on every axis.
-    kernel = weight.flip(2, 3, 4).permute(1, 2, 3, 4, 0).reshape(values.shape[1], -1)
+    keys = make_keys(cells)
+    if not bool((keys[1:] > keys[:-1]).all()):
+        keys, order = keys.sort()
+        if len(keys.unique_consecutive()) < len(keys):
+            raise ConfigError(
+                f"cells must be distinct, got {len(keys)} of which {len(keys.unique_consecutive())} differ; add up values of one cell first"
+            )
+        values = values[order]
+    native = native_kernels(cells.device.type, "sparse_vote") if values.dtype in (torch.float32, torch.float64) else None
+    targets = vote_cells_reference(keys, side) if native is None else native.vote_cells(keys, side)
     if within is not None:
         check_cells("within", within)
-        taken, slot = _find_slots(targets, _make_keys(within).unique())
-    else:
-        taken, slot = targets.unique(return_inverse=True)
-    votes = (values @ kernel).view(-1, weight.shape[0])
-    if within is not None:
-        hit = slot >= 0
-        votes, slot = votes[hit], slot[hit]
-    summed = votes.new_zeros(len(taken), weight.shape[0]).index_add(0, slot, votes)
-    if bias is not None:
-        summed = summed + bias
-    return Votes(_read_keys(taken), summed, len(cells) * kernel.numel())
+        check_same_device(cells=cells, within=within)
+        targets = targets[torch.isin(targets, make_keys(within))]
+    # conv3d correlates: the cell at l sees the one at l + i by the weight of i.
+    kernel = weight.permute(2, 3, 4, 1, 0).to(values.dtype)
+    start = values.new_zeros(len(weight)) if bias is None else bias.to(values.dtype)
+    summed = (sum_votes_reference if native is None else _SumVotes.apply)(keys, values, kernel, start, targets)
+    return Votes(read_keys(targets), summed, len(cells) * weight.numel())
 
 
-def voxelize(points: Tensor, size: float) -> tuple[Tensor, Tensor]:
-    """Sort points into cubic cells.
+def vote_cells_reference(keys: Tensor, side: int) -> Tensor:
+    """Return the cells in reach of votes, in torch: numbers (M,) of cells -> (M',) ascending."""
+    return (keys[:, None] + _list_shifts(side, keys)).unique()
+
+
+def sum_votes_reference(keys: Tensor, values: Tensor, kernel: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """Sum votes in torch.
 
     Args:
-        points: (N, 3) floating, N >= 1, finite.
-        size: side of a cell, in the unit of the points.
+        keys: (M,) int64, numbers of the cells, ascending.
+        values: (M, C) floating.
+        kernel: (k, k, k, C, C'), the weight of the vote of the cell at each offset from a target.
+        bias: (C',).
+        targets: (M',) int64, ascending, the cells that take votes.
     Returns:
-        cells (M, 3) int64, distinct, in lexicographic order; (N,) int64, the cell of each point.
-    Raises:
-        ShapeError: points are not finite (N, 3).
-        ConfigError: a size that is not above 0, or so small that coordinates overflow.
+        (M', C'); where no vote lands, the bias.
     """
-    check_rows("points", points, 3)
-    if not 0 < size < math.inf:
-        raise ConfigError(f"size must be a finite length above 0, got {size}")
-    place = (points.detach().double() / size).floor()
-    farthest = float(place.abs().max())
-    if farthest >= LIMIT // 2:
-        raise ConfigError(f"size {size} puts a point {farthest:.0f} cells from the origin, more than {LIMIT // 2}; raise it")
-    keys, owner = _make_keys(place.long()).unique(return_inverse=True)
-    return _read_keys(keys), owner
+    summed = bias.expand(len(targets), -1)
+    for shift, part in zip(_list_shifts(len(kernel), keys), kernel.flatten(0, 2), strict=True):
+        hit = torch.isin(keys - shift, targets)
+        summed = summed.index_add(0, torch.searchsorted(targets, keys[hit] - shift), values[hit] @ part)
+    return summed
 
 
-def check_cells(name: str, cells: Tensor) -> None:
-    """Demand (M, 3) int64 cells within the limit.
+class _SumVotes(torch.autograd.Function):
+    """`sum_votes_reference` by the native kernels, with the gradients of values, kernel and bias."""
 
-    Raises:
-        ShapeError: another shape or dtype.
-        ConfigError: a coordinate beyond the limit.
-    """
-    if not isinstance(cells, Tensor) or cells.ndim != 2 or cells.shape[1] != 3 or cells.dtype != torch.int64:
-        got = f"{tuple(cells.shape)} {cells.dtype}" if isinstance(cells, Tensor) else type(cells).__name__
-        raise ShapeError(f"{name} must be (M, 3) int64, got {got}; use voxelize(points, size)")
-    if len(cells) and int(cells.abs().max()) >= LIMIT // 2:
-        raise ConfigError(f"{name} must lie within +-{LIMIT // 2}, got {int(cells.abs().max())}; use larger cells or move the origin")
+    @staticmethod
+    def forward(ctx: Any, keys: Tensor, values: Tensor, kernel: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        values, kernel = values.contiguous(), kernel.contiguous()
+        ctx.save_for_backward(keys, values, kernel, targets)
+        return torch.ops.mm3dad.sparse_vote(keys, values, kernel, bias.contiguous(), targets, torch.get_num_threads())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        keys, values, kernel, targets = ctx.saved_tensors
+        grad, threads = grads[0].contiguous(), torch.get_num_threads()
+        of_values = of_kernel = None
+        if ctx.needs_input_grad[1]:  # the targets vote back, by the same weights the other way round
+            back = kernel.flip(0, 1, 2).transpose(3, 4).contiguous()
+            of_values = torch.ops.mm3dad.sparse_vote(targets, grad, back, grad.new_zeros(values.shape[1]), keys, threads)
+        if ctx.needs_input_grad[2]:
+            of_kernel = torch.ops.mm3dad.sparse_vote_weight(keys, values, targets, grad, len(kernel), threads)
+        return None, of_values, of_kernel, grad.sum(0), None
 
 
 def _check(cells: Tensor, values: Tensor, weight: Tensor, bias: Tensor | None) -> int:
@@ -130,27 +138,7 @@ def _check(cells: Tensor, values: Tensor, weight: Tensor, bias: Tensor | None) -
     return int(side)
 
 
-def _make_keys(cells: Tensor) -> Tensor:
-    """Number cells so that the order of numbers is the lexicographic order of cells."""
-    # Half of each axis' range stays free on either side, so that no vote borrows from another axis.
-    return _shift_keys(cells + LIMIT)
-
-
-def _shift_keys(offsets: Tensor) -> Tensor:
-    """Return what an offset (., 3) adds to a cell's number."""
-    return (offsets[:, 0] * 2 * LIMIT + offsets[:, 1]) * 2 * LIMIT + offsets[:, 2]
-
-
-def _read_keys(keys: Tensor) -> Tensor:
-    rest, last = keys // (2 * LIMIT), keys % (2 * LIMIT)
-    return torch.stack([rest // (2 * LIMIT), rest % (2 * LIMIT), last], dim=1) - LIMIT
-
-
-def _find_slots(keys: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the allowed numbers that occur, ascending, and for each key its place among them, -1 where it is not allowed."""
-    place = torch.searchsorted(allowed, keys).clamp_max(max(0, len(allowed) - 1))
-    hit = allowed[place] == keys if len(allowed) else torch.zeros_like(keys, dtype=torch.bool)
-    used, slot = place[hit].unique(return_inverse=True)
-    slots = torch.full_like(keys, -1)
-    slots[hit] = slot
-    return allowed[used], slots
+def _list_shifts(side: int, like: Tensor) -> Tensor:
+    """Return what each offset of a kernel adds to a cell's number, in the order of its weights: (side^3,)."""
+    reach = torch.arange(side, device=like.device) - side // 2
+    return shift_keys(torch.cartesian_prod(reach, reach, reach))

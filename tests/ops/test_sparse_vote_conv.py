@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from mm3dad.errors import ConfigError, ShapeError
-from mm3dad.ops import sparse_vote_conv, voxelize
+from mm3dad.ops import sparse_vote_conv
 
 
 def make_grid(count, side=10, channels=3, seed=0, dtype=torch.float64):
@@ -91,6 +91,61 @@ def test_gradients():
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("chosen", [None, "some", "elsewhere"])
+def test_gradients_of_unsorted_cells_and_of_chosen_targets(chosen):
+    cells, values = make_grid(30, side=5)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(2))
+    cells, values = cells[order], values[order].requires_grad_()
+    within = {None: None, "some": torch.cat([cells[::2], cells[:3] + 1, cells[:1] + 40]), "elsewhere": cells + 100}[chosen]
+    weight, bias = make_layer(3, 4).requires_grad_(), torch.randn(4, dtype=torch.float64, requires_grad=True)
+    found = sparse_vote_conv(cells, values, weight, bias, within)
+    if chosen == "elsewhere":
+        assert found.values.shape == (0, 4)
+        found.values.sum().backward()
+        assert not any(bool(part.grad.any()) for part in (values, weight, bias))
+        return
+    volume, pad = convolve(cells, values, weight, bias, 5)
+    torch.testing.assert_close(found.values, read(volume, found.cells, pad))
+    grads = torch.autograd.grad(found.values.square().sum(), (values, weight, bias))
+    dense = torch.autograd.grad(read(volume, found.cells, pad).square().sum(), (values, weight, bias))
+    for one, other in zip(grads, dense, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("dtype", "gap"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_native_equals_reference_with_any_number_of_threads(monkeypatch, dtype, gap):
+    """Enough cells for several blocks of targets, channels that fill no register, votes for weights that go through several sums."""
+    cells, values = make_grid(1500, side=22, channels=6)
+    weight, bias = make_layer(6, 11, side=5), torch.randn(11, dtype=torch.float64)
+    results = []
+    for path, threads in (("reference", 1), ("native", 1), ("native", 2)):
+        monkeypatch.setenv("MM3DAD_OPS", path)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            leaves = [part.to(dtype).requires_grad_() for part in (values, weight, bias)]
+            found = sparse_vote_conv(cells, *leaves)
+            grads = torch.autograd.grad(found.values.sin().sum(), leaves)
+        finally:
+            torch.set_num_threads(before)
+        results.append([found.cells, found.values.detach(), *grads])
+    for reference, one, two in zip(*results, strict=True):
+        assert torch.equal(one, two) and one.dtype == reference.dtype
+        scale = float(reference.abs().max())
+        torch.testing.assert_close(one, reference, atol=gap * scale, rtol=0)
+
+
+def test_no_second_derivative_is_passed_off(ops_path):
+    cells, values = make_grid(5)
+    weight = make_layer(3, 2).requires_grad_()
+    (grad,) = torch.autograd.grad(sparse_vote_conv(cells, values, weight).values.square().sum(), weight, create_graph=True)
+    if ops_path == "native":
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            grad.sum().backward()
+    else:
+        grad.sum().backward()
+
+
 def test_order_of_cells_and_negative_coordinates_change_nothing():
     cells, values = make_grid(60)
     weight = make_layer(3, 4)
@@ -119,12 +174,6 @@ def test_no_cell():
     assert found.cells.shape == (0, 3) and found.values.shape == (0, 4) and found.operations == 0
 
 
-def test_voxelize_sorts_points_into_cells():
-    points = torch.tensor([[0.05, 0.05, 0.05], [-0.05, 0.0, 0.0], [0.09, 0.01, 0.0], [0.31, 0.0, 0.0]])
-    cells, owner = voxelize(points, 0.1)
-    assert cells.tolist() == [[-1, 0, 0], [0, 0, 0], [3, 0, 0]] and owner.tolist() == [1, 0, 1, 2]
-
-
 def test_bad_input():
     cells, values = make_grid(5)
     weight = make_layer(3, 4)
@@ -138,9 +187,6 @@ def test_bad_input():
         (lambda: sparse_vote_conv(cells[[0, 0]], values[:2], weight), ConfigError, "distinct, got 2 of which 1"),
         (lambda: sparse_vote_conv(cells + 2**19, values, weight), ConfigError, "within"),
         (lambda: sparse_vote_conv(cells, values, weight, within=cells.int()), ShapeError, "within must be"),
-        (lambda: voxelize(torch.rand(4, 3), 0.0), ConfigError, "above 0"),
-        (lambda: voxelize(torch.rand(4, 3) + 1, 1e-9), ConfigError, "raise it"),
-        (lambda: voxelize(torch.rand(0, 3), 1.0), ShapeError, "at least 1"),
     ):
         with pytest.raises(error, match=text):
             call()
