@@ -18,7 +18,7 @@ from mm3dad.run.evaluate import evaluate
 SWITCHES: dict[str, dict[str, Any]] = {
     "duet (defaults)": {},
     "grouping on": {"grouping": True},
-    "aggregation of patches off": {"aggregate": False},
+    "aggregation of patches on": {"aggregate": True},
     "aggregation of groups on": {"aggregate_points": True},
     "search by the global bank": {"global_bank": True},
     "the same and enhancement": {"global_bank": True, "enhance": True},

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <queue>
 #include <tuple>
 #include <vector>
@@ -269,8 +270,7 @@ struct Frame {
   }
 };
 
-Heads make_heads(const Rows& rows, int threads) {
-  const Frame frame(rows);
+Heads make_heads(const Rows& rows, const Frame& frame, int threads) {
   Heads heads;
   heads.data.resize(rows.count * kHead);
   std::vector<float> along(rows.width * kHead, 0.0f);
@@ -428,19 +428,32 @@ bool take_members(const Rows& rows, const Heads& heads, int64_t pick, double gap
   return any;
 }
 
-// Share of sampled rows that the next pick can be kept away from without a full distance.
-double pruned_share(const Rows& rows, const Heads& heads, const double* distance, const int32_t* owner, const int64_t* chosen, int64_t done,
-                    int64_t next) {
-  std::vector<double> to_center(done);
-  for (int64_t c = 0; c < done; ++c) to_center[c] = std::sqrt(squared_double(rows.row(chosen[c]), rows.row(next), rows.width));
-  const int64_t step = std::max<int64_t>(1, rows.count / kSampled);
-  int64_t pruned = 0, looked = 0;
-  for (int64_t i = 0; i < rows.count; i += step, ++looked) {
-    const double mine = std::sqrt(std::max(distance[i], 0.0));
-    pruned += to_center[owner[i]] >= 2 * mine * (1 + kSlack) || squared_single(heads.row(i), heads.row(next), kHead) >= heads.limit(mine);
+// A sample of the rows with its heads: what tells whether skipping pays costs next to nothing where it does not.
+struct Look {
+  Frame frame;
+  int64_t step;
+  Heads heads;  // of every `step`-th row
+
+  explicit Look(const Rows& rows) : frame(rows), step(std::max<int64_t>(1, rows.count / kSampled)) {
+    std::vector<float> sample;
+    for (int64_t i = 0; i < rows.count; i += step) sample.insert(sample.end(), rows.row(i), rows.row(i) + rows.width);
+    heads = make_heads({sample.data(), static_cast<int64_t>(sample.size()) / rows.width, rows.width}, frame, 1);
   }
-  return static_cast<double>(pruned) / looked;
-}
+
+  // Share of the sample that the next pick can be kept away from without a full distance.
+  double pruned_share(const Rows& rows, const double* distance, const int32_t* owner, const int64_t* chosen, int64_t done, int64_t next) const {
+    std::vector<double> to_center(done);
+    for (int64_t c = 0; c < done; ++c) to_center[c] = std::sqrt(squared_double(rows.row(chosen[c]), rows.row(next), rows.width));
+    const Heads own = make_heads({rows.row(next), 1, rows.width}, frame, 1);
+    int64_t pruned = 0, looked = 0;
+    for (int64_t i = 0; i < rows.count; i += step, ++looked) {
+      const double mine = std::sqrt(std::max(distance[i], 0.0));
+      const float apart = squared_single(heads.row(looked), own.row(0), kHead);
+      pruned += to_center[owner[i]] >= 2 * mine * (1 + kSlack) || apart >= heads.limit(mine);
+    }
+    return static_cast<double>(pruned) / looked;
+  }
+};
 
 // The lazy form, from the state that `done` plain steps have left.
 void lazy_steps(const Rows& rows, const Heads& heads, const double* distance, const int32_t* owner, int64_t* chosen, int64_t done,
@@ -528,21 +541,23 @@ void lazy_steps(const Rows& rows, const Heads& heads, const double* distance, co
   }
 }
 
-void pick(const Rows& rows, const Heads* heads, int64_t count, int64_t start, int threads, int64_t* chosen) {
+void pick(const Rows& rows, bool lazy, int64_t count, int64_t start, int threads, int64_t* chosen) {
   std::vector<double> distance(rows.count, kInfinity);
   std::vector<int32_t> owner(rows.count, 0);
+  std::unique_ptr<const Look> look;
   int64_t next = start, check = kFirstCheck;
   for (int64_t done = 0; done < count; ++done) {
-    if (heads && done == check) {
+    if (lazy && done == check) {
       check += check / 2;
-      if (pruned_share(rows, *heads, distance.data(), owner.data(), chosen, done, next) > kWorthwhile) {
-        lazy_steps(rows, *heads, distance.data(), owner.data(), chosen, done, count, threads);
+      if (!look) look.reset(new Look(rows));
+      if (look->pruned_share(rows, distance.data(), owner.data(), chosen, done, next) > kWorthwhile) {
+        lazy_steps(rows, make_heads(rows, look->frame, threads), distance.data(), owner.data(), chosen, done, count, threads);
         return;
       }
     }
     chosen[done] = next;
     // Before the first look the lazy form is still likely, and few steps are not worth a team of threads.
-    const int workers = heads && done < kFirstCheck ? 1 : threads;
+    const int workers = lazy && done < kFirstCheck ? 1 : threads;
     next = plain_step(rows, next, distance.data(), owner.data(), static_cast<int32_t>(done), workers);
   }
 }
@@ -555,8 +570,7 @@ Tensor k_center_op(const Tensor& rows, int64_t count, int64_t start, int64_t thr
   STD_TORCH_CHECK(count >= 1 && count <= total && start >= 0 && start < total && total < INT32_MAX, "count or start is out of range");
   Tensor chosen = torch::stable::new_empty(rows, {count}, ScalarType::Long);
   const k_center::Rows from(rows.const_data_ptr<float>(), total, rows.size(1));
-  const k_center::Heads heads = k_center::make_heads(from, static_cast<int>(threads));
-  k_center::pick(from, &heads, count, start, static_cast<int>(threads), chosen.mutable_data_ptr<int64_t>());
+  k_center::pick(from, true, count, start, static_cast<int>(threads), chosen.mutable_data_ptr<int64_t>());
   return chosen;
 }
 
@@ -565,7 +579,7 @@ Tensor k_center_plain_op(const Tensor& rows, int64_t count, int64_t start, int64
   const int64_t total = rows.size(0);
   STD_TORCH_CHECK(count >= 1 && count <= total && start >= 0 && start < total && total < INT32_MAX, "count or start is out of range");
   Tensor chosen = torch::stable::new_empty(rows, {count}, ScalarType::Long);
-  k_center::pick({rows.const_data_ptr<float>(), total, rows.size(1)}, nullptr, count, start, static_cast<int>(threads),
+  k_center::pick({rows.const_data_ptr<float>(), total, rows.size(1)}, false, count, start, static_cast<int>(threads),
                  chosen.mutable_data_ptr<int64_t>());
   return chosen;
 }

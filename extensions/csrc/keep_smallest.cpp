@@ -1,11 +1,12 @@
 // The smallest entries of each row, kept while blocks of a product pass by.
 //
 // Few entries are among the smallest so far: 64 at a time are compared with the largest one kept, and only where one of them is smaller
-// is a row's heap touched.
+// are they looked at one by one.
 
 #include "common.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -14,29 +15,68 @@ namespace keep_smallest_ {
 
 constexpr int64_t kLanes = 16, kChunk = 64;
 
-template <typename T>
-struct Entry {
-  T value;
-  int64_t index;
-};
-
-// Largest value first; of equal ones the highest index, so that the lowest stays.
-template <typename T>
-inline bool is_above(const Entry<T>& a, const Entry<T>& b) {
-  return a.value > b.value || (a.value == b.value && a.index > b.index);
+// Integers in the order of the numbers.
+inline int32_t key_of(float value) {
+  int32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits ^ ((bits >> 31) & std::numeric_limits<int32_t>::max());
+}
+inline int64_t key_of(double value) {
+  int64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits ^ ((bits >> 63) & std::numeric_limits<int64_t>::max());
 }
 
 template <typename T>
-inline __attribute__((always_inline)) void replace_top(Entry<T>* heap, int64_t size, Entry<T> entry) {
-  int64_t at = 0;
-  for (int64_t child = 1; child < size; child = 2 * at + 1) {
-    if (child + 1 < size && is_above(heap[child + 1], heap[child])) ++child;
-    if (!is_above(heap[child], entry)) break;
-    heap[at] = heap[child];
-    at = child;
+struct Kept {
+  using Key = decltype(key_of(T()));
+  std::vector<T> values;
+  std::vector<int64_t> index;
+  std::vector<Key> keys;
+  int64_t keep;
+
+  explicit Kept(int64_t count) : values(4 * count + kChunk), index(values.size()), keys(values.size()), keep(count) {}
+
+  int64_t room() const { return static_cast<int64_t>(values.size()); }
+
+  // Put the smallest of `count` entries first and return the largest of those. The place of the cut is found by halving the range of the
+  // keys: counting what lies below takes a few vectors and no branch, where a partition would guess wrong at every other entry.
+  inline __attribute__((always_inline)) T cut(int64_t count) {
+    Key low = std::numeric_limits<Key>::max(), high = std::numeric_limits<Key>::min();
+#pragma omp simd reduction(min : low) reduction(max : high)
+    for (int64_t i = 0; i < count; ++i) {
+      keys[i] = key_of(values[i]);
+      low = keys[i] < low ? keys[i] : low;
+      high = keys[i] > high ? keys[i] : high;
+    }
+    int64_t below = count;
+    while (low < high && below != keep) {
+      const Key middle = (low & high) + ((low ^ high) >> 1);
+      Key reached = 0;
+#pragma omp simd reduction(+ : reached)
+      for (int64_t i = 0; i < count; ++i) reached += keys[i] <= middle ? 1 : 0;
+      if (reached >= keep) {
+        high = middle;
+        below = reached;
+      } else {
+        low = middle + 1;
+      }
+    }
+    // Up to `high` there are at least as many as are kept; what is too much equals it.
+    int64_t spare = below - keep, to = 0;
+    T largest = -std::numeric_limits<T>::infinity();
+    for (int64_t i = 0; i < count; ++i) {
+      const bool dropped = keys[i] == high && spare > 0;
+      spare -= dropped;
+      values[to] = values[i];
+      index[to] = index[i];
+      const bool stays = keys[i] <= high && !dropped;
+      largest = stays && values[i] > largest ? values[i] : largest;
+      to += stays;
+    }
+    return largest;
   }
-  heap[at] = entry;
-}
+};
 
 template <typename T>
 inline __attribute__((always_inline)) bool holds_smaller(const T* row, const T* squares, T limit) {
@@ -53,25 +93,37 @@ inline __attribute__((always_inline)) bool holds_smaller(const T* row, const T* 
   return found != 0;
 }
 
+// `kept` holds its number so far. Whatever is below the limit is put behind them, without a branch; only when the room is used up are the
+// smallest chosen anew.
 template <typename T>
-inline __attribute__((always_inline)) void scan_row(const T* row, const T* squares, int64_t width, int64_t offset, Entry<T>* heap,
-                                                    int64_t keep) {
+inline __attribute__((always_inline)) void scan_row(const T* row, const T* squares, int64_t width, int64_t offset, Kept<T>& kept) {
+  int64_t count = kept.keep;
+  T limit = *std::max_element(kept.values.begin(), kept.values.begin() + count);
   for (int64_t first = 0; first < width; first += kChunk) {
     const int64_t last = std::min(first + kChunk, width);
-    if (last - first == kChunk && !holds_smaller(row + first, squares + first, heap[0].value)) continue;
+    if (last - first == kChunk && !holds_smaller(row + first, squares + first, limit)) continue;
+    if (count + kChunk > kept.room()) {
+      limit = kept.cut(count);
+      count = kept.keep;
+    }
+    T* values = kept.values.data();
+    int64_t* index = kept.index.data();
     for (int64_t q = first; q < last; ++q) {
       const T value = row[q] + squares[q];
-      if (value < heap[0].value) replace_top(heap, keep, Entry<T>{value, offset + q});
+      values[count] = value;
+      index[count] = offset + q;
+      count += value < limit;
     }
   }
+  kept.cut(count);
 }
 
 // target_clones does not go with templates, so the versions are named.
-MM3DAD_CLONES void scan(const float* row, const float* squares, int64_t width, int64_t offset, Entry<float>* heap, int64_t keep) {
-  scan_row(row, squares, width, offset, heap, keep);
+MM3DAD_CLONES void scan(const float* row, const float* squares, int64_t width, int64_t offset, Kept<float>& kept) {
+  scan_row(row, squares, width, offset, kept);
 }
-MM3DAD_CLONES void scan(const double* row, const double* squares, int64_t width, int64_t offset, Entry<double>* heap, int64_t keep) {
-  scan_row(row, squares, width, offset, heap, keep);
+MM3DAD_CLONES void scan(const double* row, const double* squares, int64_t width, int64_t offset, Kept<double>& kept) {
+  scan_row(row, squares, width, offset, kept);
 }
 
 template <typename T>
@@ -82,13 +134,17 @@ void update(const Tensor& values, const Tensor& index, const Tensor& product, co
   const int64_t* old_index = index.const_data_ptr<int64_t>();
   T* to = kept.mutable_data_ptr<T>();
   int64_t* to_index = places.mutable_data_ptr<int64_t>();
-#pragma omp parallel for num_threads(threads)
-  for (int64_t row = 0; row < rows; ++row) {
-    std::vector<Entry<T>> heap(keep);
-    for (int64_t i = 0; i < keep; ++i) heap[i] = {old[row * keep + i], old_index[row * keep + i]};
-    std::make_heap(heap.begin(), heap.end(), [](const Entry<T>& a, const Entry<T>& b) { return is_above(b, a); });
-    scan(from + row * width, norm, width, offset, heap.data(), keep);
-    for (int64_t i = 0; i < keep; ++i) to[row * keep + i] = heap[i].value, to_index[row * keep + i] = heap[i].index;
+#pragma omp parallel num_threads(threads)
+  {
+    Kept<T> own(keep);
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; ++row) {
+      std::copy(old + row * keep, old + (row + 1) * keep, own.values.begin());
+      std::copy(old_index + row * keep, old_index + (row + 1) * keep, own.index.begin());
+      scan(from + row * width, norm, width, offset, own);
+      std::copy(own.values.begin(), own.values.begin() + keep, to + row * keep);
+      std::copy(own.index.begin(), own.index.begin() + keep, to_index + row * keep);
+    }
   }
 }
 

@@ -92,7 +92,7 @@ class RGBExtractor:
         for batch in batches:
             batch = (batch.to(self.device) - self._mean) / self._std
             with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
-                layers = self._net.forward_intermediates(batch, indices=list(self.layers), intermediates_only=True)
+                layers = self._net.forward_intermediates(batch, indices=list(self.layers), stop_early=True, intermediates_only=True)
             maps.extend([layer[i].float() for layer in layers] for i in range(len(batch)))
         return maps
 
@@ -113,7 +113,7 @@ class RGBExtractor:
             batch = ((image.to(self.device) - self._mean) / self._std)[None]
             with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
                 layers = self._net.forward_intermediates(
-                    batch, indices=list(self.layers), norm=True, return_prefix_tokens=True, intermediates_only=True
+                    batch, indices=list(self.layers), norm=True, stop_early=True, return_prefix_tokens=True, intermediates_only=True
                 )
             found.append(([prefix[0, 0].float() for _, prefix in layers], [patches[0].float() for patches, _ in layers]))
         return found

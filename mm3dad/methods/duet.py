@@ -63,7 +63,7 @@ class Config:
     centers: int = option(1024, "point groups per cloud")
     group_size: int = option(128, "points per group")
     grouping: bool = option(False, "iterative point grouping, which follows curved surfaces; off: nearest neighbours")
-    aggregate: bool = option(True, "similarity-weighted aggregation of image patches")
+    aggregate: bool = option(False, "similarity-weighted aggregation of image patches")
     aggregate_points: bool = option(False, "similarity-weighted aggregation of point groups along the surface")
     coreset: float = option(0.05, "share of the rows in the local bank's coreset")
     global_bank: bool = option(False, "search the rows of the most similar normal samples; off: the coreset of all")

@@ -113,6 +113,35 @@ def _settle(queries: Tensor, points: Tensor, approximate: Tensor, index: Tensor,
         approximate: (Q, keep) squared distances, each within `slack` (Q,) of the true one; every other point's is larger than theirs.
         index: (Q, keep) the candidates.
     """
+    distances, indices = _rank_candidates(queries, points, approximate, index, slack, k)
+    if index.shape[1] < len(points):
+        rows = (distances[:, -1].square() >= approximate.amax(dim=1) - slack).nonzero()[:, 0]
+        if len(rows):
+            distances, indices = distances.clone(), indices.clone()
+            again, indices[rows] = _search_directly(queries[rows].double(), points.double(), k)
+            distances[rows] = again.to(distances.dtype)
+    return distances, indices
+
+
+def _rank_candidates(queries: Tensor, points: Tensor, approximate: Tensor, index: Tensor, slack: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    kernels = native_kernels(queries.device.type, "rank_candidates")
+    if kernels is None:
+        return _rank_reference(queries, points, approximate, index, slack, k)
+    threads = torch.get_num_threads()
+    if points.dtype == queries.dtype:
+        return kernels.rank_candidates(queries.contiguous(), points.contiguous(), approximate, index, slack, k, threads)
+    # Only the candidates of a block are widened, so that a bank in half precision stays one.
+    parts = []
+    blocks = (rows.split(QUERY_BLOCK) for rows in (queries, approximate, index, slack))
+    for query, guess, candidates, room in zip(*blocks, strict=True):
+        rows, place = candidates.unique(return_inverse=True)
+        found, order = kernels.rank_candidates(query.contiguous(), points[rows].to(query.dtype), guess, place, room, k, threads)
+        parts.append((found, rows[order]))
+    distances, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+    return distances, indices
+
+
+def _rank_reference(queries: Tensor, points: Tensor, approximate: Tensor, index: Tensor, slack: Tensor, k: int) -> tuple[Tensor, Tensor]:
     index, order = index.sort(dim=1)
     approximate = approximate.gather(1, order)
     # Whatever is two roundings beyond the k-th cannot be among the k nearest: its distance need not be taken.
@@ -121,14 +150,7 @@ def _settle(queries: Tensor, points: Tensor, approximate: Tensor, index: Tensor,
     exact = torch.full_like(approximate, torch.inf)
     exact[row, column] = _distances(queries, points, row, index[row, column])
     exact, order = exact.sort(dim=1, stable=True)
-    distances, indices = exact[:, :k], index.gather(1, order)[:, :k]
-    if index.shape[1] < len(points):
-        rows = (distances[:, -1].square() >= approximate.amax(dim=1) - slack).nonzero()[:, 0]
-        if len(rows):
-            distances, indices = distances.clone(), indices.clone()
-            again, indices[rows] = _search_directly(queries[rows].double(), points.double(), k)
-            distances[rows] = again.to(distances.dtype)
-    return distances, indices
+    return exact[:, :k], index.gather(1, order)[:, :k]
 
 
 def _distances(queries: Tensor, points: Tensor, row: Tensor, index: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional
 from mm3dad.errors import ConfigError, DataError, ShapeError
 from mm3dad.scoring._check import check_values
 
-BLUR_STRETCH = 64  # pixels that one product blurs
+BLUR_STRETCH = 128  # pixels that one product blurs
 
 
 def upsample_map(scores: Tensor, size: tuple[int, int] | int, align_corners: bool = False) -> Tensor:
@@ -63,23 +64,34 @@ def smooth_map(scores: Tensor, sigma: float = 4.0, valid: Tensor | None = None) 
         return scores.clone()
     if valid is None:
         return _blur(scores, sigma)
-    return _blur(scores * valid, sigma) / _blur(valid.to(scores.dtype), sigma).clamp_min(0.1)
+    total, weight = _blur(torch.stack([scores * valid, valid.to(scores.dtype)]), sigma)
+    return total / weight.clamp_min(0.1)
 
 
 def _blur(scores: Tensor, sigma: float) -> Tensor:
-    radius = int(4 * sigma + 0.5)
-    offset = torch.arange(-radius, radius + 1, dtype=scores.dtype, device=scores.device)
-    kernel = torch.exp(-0.5 * (offset / sigma) ** 2)
+    """Blur the last two dimensions."""
     # Many taps over one channel: as products with a band matrix, a stretch of pixels at a time, they run at the speed of the products.
-    band = scores.new_zeros(BLUR_STRETCH, BLUR_STRETCH + 2 * radius + 1)
-    band[:, : len(kernel)] = kernel / kernel.sum()
-    band = band.flatten()[: BLUR_STRETCH * (BLUR_STRETCH + 2 * radius)].view(BLUR_STRETCH, -1)
-    for _ in range(2):
-        length = scores.shape[1]
-        padded = functional.pad(_mirror(scores, radius), (0, -length % BLUR_STRETCH))
-        stretches = padded.unfold(1, band.shape[1], BLUR_STRETCH)
-        scores = (stretches @ band.T).flatten(1)[:, :length].T.contiguous()
-    return scores
+    radius = int(4 * sigma + 0.5)
+    across, along = (_band(length, sigma, scores.dtype, scores.device) for length in (scores.shape[-1], scores.shape[-2]))
+    scores = torch.cat([scores[..., near] @ across[own, near].T for own, near in _stretches(scores.shape[-1], radius)], dim=-1)
+    return torch.cat([along[own, near] @ scores[..., near, :] for own, near in _stretches(scores.shape[-2], radius)], dim=-2)
+
+
+def _stretches(length: int, radius: int) -> list[tuple[slice, slice]]:
+    """Return stretches of pixels with all the pixels that a blur of them looks at."""
+    starts = range(0, length, BLUR_STRETCH)
+    return [(slice(at, at + BLUR_STRETCH), slice(max(0, at - radius), at + BLUR_STRETCH + radius)) for at in starts]
+
+
+@lru_cache(maxsize=4)
+def _band(length: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the (length, length) matrix that blurs a line of pixels, continued by its mirror image (c b a | a b c | c b a)."""
+    radius = int(4 * sigma + 0.5)
+    offset = torch.arange(-radius, radius + 1, device=device)
+    kernel = torch.exp(-0.5 * (offset.to(dtype) / sigma) ** 2)
+    pixel = (torch.arange(length, device=device)[:, None] + offset) % (2 * length)
+    pixel = torch.minimum(pixel, 2 * length - 1 - pixel)
+    return torch.zeros(length, length, dtype=dtype, device=device).scatter_add_(1, pixel, (kernel / kernel.sum()).expand(length, -1))
 
 
 def blur_5x5(scores: Tensor, pad: str = "replicate") -> Tensor:
@@ -104,13 +116,6 @@ def gaussian_5x5() -> Tensor:
     weight = torch.exp(-0.5 * offset**2)
     kernel = weight[:, None] * weight
     return kernel / kernel.sum()
-
-
-def _mirror(rows: Tensor, radius: int) -> Tensor:
-    """Continue each row by its mirror image, edge value repeated (c b a | a b c | c b a), however short the row is."""
-    length = rows.shape[1]
-    index = torch.arange(-radius, length + radius, device=rows.device) % (2 * length)
-    return rows[:, torch.minimum(index, 2 * length - 1 - index)]
 
 
 def smooth_boxes(scores: Tensor, sides: Sequence[int] = (5, 5, 5, 5, 5, 7, 7, 7), zero_padded: bool = False) -> Tensor:
