@@ -109,18 +109,18 @@ class Bank:
             fraction: share of the rows in the coreset, at least one row.
             start: first pick of the coreset, taken modulo the rows.
         Raises:
-            DataError: nothing was added.
+            DataError: there is no sample.
         """
-        if not self._parts:
+        if not self.ids:
             raise DataError("a bank needs at least one normal sample, got none; check the training folder")
         if not len(self.scale):
             self._fit_scale()
             for part in self._parts:
                 part.copy_((part.float() - self.shift) * self.scale)
-        means = torch.stack([(mean - self.shift) * self.scale for mean in self._means])
-        self.descriptors = torch.cat([self.descriptors.view(-1, means.shape[1]), means])
+        width = len(self.scale)
+        means = [(mean - self.shift) * self.scale for mean in self._means]
+        self.descriptors = torch.cat([self.descriptors.view(-1, width), *(mean[None] for mean in means)])
         counts = [*(self.start[1:] - self.start[:-1]).tolist(), *(len(part) for part in self._parts)]
-        width = self._parts[0].shape[1]
         self.rows = torch.cat([self.rows.view(-1, width), *self._parts])
         self.place = torch.cat([self.place, *self._places])
         self._parts, self._places, self._means = [], [], []
@@ -128,20 +128,21 @@ class Bank:
         self.held = torch.zeros(len(self.rows))
         self.coreset = self.choose_coreset(range(len(self.ids)), fraction, start)
 
-    def reopen(self, samples: int, keep: int | None = None) -> Bank:
+    def reopen(self, samples: int, keep: Sequence[int] | None = None) -> Bank:
         """Return a bank with these rows that takes `samples` more; this one stays as it is.
 
         The channel scale stays, so that the rows do; where the budget asks for it, each old sample is thinned to its own coreset.
 
         Args:
             samples: how many will come.
-            keep: only the first `keep` old samples stay; None keeps all.
+            keep: numbers of the old samples that stay, at least one; None keeps all.
         """
-        bank = Bank(self.blocks, self.budget, len(self.ids[:keep]) + samples)
-        bank.ids, bank.shift, bank.scale = self.ids[:keep], self.shift, self.scale
-        bank.descriptors = self.descriptors[:keep]
+        kept = list(range(len(self.ids)) if keep is None else keep)
+        bank = Bank(self.blocks, self.budget, len(kept) + samples)
+        bank.ids, bank.shift, bank.scale = [self.ids[number] for number in kept], self.shift, self.scale
+        bank.descriptors = self.descriptors[kept]
         chosen = []
-        for number in range(len(bank.ids)):
+        for number in kept:
             rows = self.rows_of(number)
             room = bank.rows_per_sample(*rows.shape)
             own = select_coreset(rows, room).sort().values if room < len(rows) else torch.arange(len(rows))

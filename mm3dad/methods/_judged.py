@@ -17,7 +17,7 @@ def keep_point(kind: type) -> None:
     for name in ("predict_batch", "predict_all"):
         if name in vars(kind):
             setattr(kind, name, _judged(vars(kind)[name]))
-    for name in ("fit", "add"):
+    for name in ("fit", "add", "forget"):
         if name in vars(kind):
             setattr(kind, name, _fitting(vars(kind)[name]))
 

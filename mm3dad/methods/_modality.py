@@ -59,8 +59,8 @@ class Modality:
         """Start an empty bank for `samples` samples within `share` bytes."""
         self.bank = Bank(self.branch.blocks, share, samples)
 
-    def reopen(self, samples: int, keep: int | None) -> Modality:
-        """Return a modality that knows the same (or the first `keep`) samples and takes `samples` more; this one stays as it is."""
+    def reopen(self, samples: int, keep: Sequence[int] | None) -> Modality:
+        """Return a modality that knows the same samples (or those numbered in `keep`) and takes `samples` more; this one stays as it is."""
         grown = Modality(self.name, self.config)
         grown._branch, grown.bank = self.branch, self.bank.reopen(samples, keep)
         return grown

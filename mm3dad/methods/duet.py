@@ -140,8 +140,36 @@ class Duet(Detector):
         self._require_fit()
         if len(samples) == 0:
             raise DataError("expected at least one normal sample to add, got none; check the folder")
+        return self._relearn(None if self._calibrated else [0], samples, progress, validation)
+
+    def forget(self, ids: Sequence[str], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Duet:
+        """Forget normal samples: the banks shrink, and coreset, held-out scores and thresholds are chosen anew.
+
+        The channel scale stays. Forgetting what was added gives back the model from before, unless the budget had thinned it.
+
+        Args:
+            ids: of samples that the model was fitted on; a product's id goes with every product that has it.
+            progress, validation: as for `fit`; without validation samples the thresholds come from the folds.
+        Raises:
+            ModelError: not fitted.
+            DataError: an id the model does not know, or fewer than 2 samples would stay; the model is as it was before.
+        """
+        self._require_fit()
+        known, gone = next(iter(self._parts.values())).bank.ids, set(ids)
+        unknown = sorted(gone.difference(known))
+        if unknown:
+            raise DataError(f"expected ids of samples the model was fitted on, got {unknown[0]!r}; fit.json beside the model lists them")
+        keep = [number for number, identity in enumerate(known) if identity not in gone]
+        if len(keep) < 2:
+            raise DataError(f"at least 2 samples must stay to calibrate the model, {len(keep)} would; forget fewer, or fit again")
+        return self._relearn(keep, [], progress, validation)
+
+    def _relearn(
+        self, keep: Sequence[int] | None, samples: Sequence[Sample], progress: Progress | None, validation: Sequence[Sample] | None
+    ) -> Duet:
+        """Keep some of the known samples and take in others; if that fails, the model is as it was before."""
         before = self._parts, self._thresholds, self._calibrated
-        self._parts = {name: part.reopen(len(samples), None if self._calibrated else 1) for name, part in before[0].items()}
+        self._parts = {name: part.reopen(len(samples), keep) for name, part in before[0].items()}
         self._calibrated = True
         try:
             return self._learn(samples, [(0, False)], progress, validation)

@@ -273,7 +273,7 @@ def test_a_grown_bank_keeps_to_its_budget():
 
 
 def test_reopening_for_the_first_samples_only():
-    grown = build(4).reopen(1, keep=1)
+    grown = build(4).reopen(1, keep=[0])
     grown.add("new", make_features(9), make_place())
     grown.finish(0.5)
     assert grown.ids == ["part/0", "new"] and torch.equal(grown.rows_of(0), build(4).rows_of(0))

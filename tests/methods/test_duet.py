@@ -313,6 +313,31 @@ def test_adding_what_does_not_fit_leaves_the_model_as_it_was(normal, good):
     assert all(len(part.bank.ids) == 4 for part in detector._parts.values())
 
 
+def test_forgetting_what_was_added_gives_the_old_model_back(normal, good):
+    detector = create().fit(normal[:3])
+    before = detector.predict(good[0])
+    detector.add(normal[3:])
+    assert detector.forget([sample.meta.id for sample in normal[3:]]) is detector
+    after = detector.predict(good[0])
+    assert (after.score, after.threshold, after.outside_p_value) == (before.score, before.threshold, before.outside_p_value)
+    assert torch.equal(after.map, before.map) and all(len(part.bank.ids) == 3 for part in detector._parts.values())
+
+
+def test_forgetting_too_much_or_the_unknown_leaves_the_model_as_it_was(normal, good):
+    detector = create().fit(normal[:3])
+    before = detector.predict(good[0])
+    names = [sample.meta.id for sample in normal]
+    for ids, message in (
+        (names[3:4], "got 'train/good/003'; fit.json"),
+        (names[:2], "at least 2 samples must stay .* 1 would; forget fewer"),
+    ):
+        with pytest.raises(DataError, match=message):
+            detector.forget(ids)
+        assert detector.predict(good[0]).score == before.score
+    detector.forget(names[1:2])
+    assert all(part.bank.ids == [names[0], names[2]] for part in detector._parts.values())
+
+
 # ---- input
 
 
