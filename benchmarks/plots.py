@@ -62,6 +62,35 @@ def draw_growth(sizes: Sequence[float], curves: Mapping[str, Sequence[float]], u
     return _frame(left + width + 150, top + height + 38, body, f"seconds over {unit}")
 
 
+def draw_panels(panels: Sequence[tuple[str, Sequence[str], Mapping[str, Sequence[float | None]]]], columns: int = 3) -> str:
+    """Draw small plots of a score from 0.5 to 1, side by side, one line a side; a value that is not known is left out.
+
+    Args:
+        panels: title, the words along the axis, and for each side one value a word.
+        columns: plots in a row.
+    """
+    left, top, width, height, across, down = 34, 26, 220, 110, 300, 180
+    body = []
+    for number, (title, words, curves) in enumerate(panels):
+        x0, y0 = left + across * (number % columns), top + down * (number // columns)
+        body.append(_text(x0, y0 - 8, title, "start"))
+        for tick in (0.5, 0.75, 1.0):
+            y = y0 + height * (1 - tick) * 2
+            body += [_line(x0, y, x0 + width, y, FAINT), _text(x0 - 4, y + 4, f"{tick:g}", "end")]
+        spots = [x0 + width * place / max(len(words) - 1, 1) for place in range(len(words))]
+        body += [_text(x, y0 + height + 14, word, "middle") for x, word in zip(spots, words, strict=True)]
+        for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
+            known = [(x, y0 + height * (1 - max(value, 0.5)) * 2) for x, value in zip(spots, curve, strict=True) if value is not None]
+            if known:
+                path = " ".join(f"{x:.1f},{y:.1f}" for x, y in known)
+                body.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+                body.append(_text(known[-1][0] + 4, known[-1][1] + 4, name, "start", colour))
+    rows = -(-len(panels) // columns)
+    return _frame(
+        left + across * min(columns, max(len(panels), 1)), top + down * max(rows, 1), body, "image AUROC over the strength of faults"
+    )
+
+
 def _text(x: float, y: float, words: str, anchor: str, colour: str = INK) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{html.escape(words)}</text>'
 

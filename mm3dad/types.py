@@ -146,13 +146,17 @@ class Prediction:
     Args:
         score: image score.
         map: (H, W) float32 at the sample's resolution.
-        parts: name -> array kept for inspection, e.g. "rgb_map" (H, W), "xyz_map" (H, W), "rgb_score" ().
+        parts: name -> array kept for inspection, e.g. "rgb_map" (H, W), "xyz_map" (H, W), "rgb_score" (), "rgb_gap" ()
+            (distance from the most similar normal sample).
         threshold: image threshold the detector was calibrated to, None without one.
         is_anomaly: score > threshold, None without a threshold.
         calibrated: the score is on the scale of held-out normal samples.
         meta: the sample's.
         pixel_threshold: map value above which a pixel counts as defective, where `mm3dad calibrate` chose one.
         p_value: share of normal parts that score as high or higher, at most, where the model was calibrated.
+        is_outside: the input lies outside what the model was fitted on, so that score and map cannot be relied on; None where the
+            method does not say.
+        outside_p_value: share of normal parts that lie as far outside or farther, at most; None where the method does not say.
     """
 
     score: float
@@ -164,3 +168,5 @@ class Prediction:
     meta: Meta = field(default_factory=Meta)
     pixel_threshold: float | None = None
     p_value: float | None = None
+    is_outside: bool | None = None
+    outside_p_value: float | None = None

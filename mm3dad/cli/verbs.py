@@ -128,7 +128,10 @@ def predict(arguments: Namespace) -> int:
         verdict = {True: "defective", False: "good", None: "no threshold"}[row["is_anomaly"]]
         threshold = "" if row["threshold"] is None else f" (threshold {row['threshold']:.4g})"
         chance = "" if row["p_value"] is None else f", p {row['p_value']:.3g}"
-        say(f"{row['id']}: score {row['score']:.4g}{threshold}{chance}: {verdict}{'' if row['calibrated'] else ', not calibrated'}")
+        notes = "" if row["calibrated"] else ", not calibrated"
+        if row["is_outside"]:
+            notes += f"; unlike all parts the model was fitted on (p {row['outside_p_value']:.2g}): check sensor and part"
+        say(f"{row['id']}: score {row['score']:.4g}{threshold}{chance}: {verdict}{notes}")
         if arguments.out is not None:
             _write_heatmap(Path(arguments.out) / "heatmaps" / f"{file_stem(row['id'])}.png", sample, prediction)
 

@@ -13,7 +13,7 @@ from mm3dad.memory.coreset import select_coreset
 from mm3dad.memory.search import nearest_in_sample, nearest_rows
 
 BYTES_PER_VALUE = 2  # rows are kept in half precision: its rounding is far below the distance between patches
-TENSORS = ("rows", "place", "start", "coreset", "descriptors", "held", "shift", "scale")  # what a saved bank consists of
+TENSORS = ("rows", "place", "start", "coreset", "descriptors", "gaps", "held", "shift", "scale")  # what a saved bank consists of
 ROW_OVERHEAD = 16  # sample, place and held-out score of a row
 
 
@@ -44,7 +44,7 @@ class Bank:
         self.start = torch.zeros(1, dtype=torch.int64)
         self.coreset = torch.empty(0, dtype=torch.int64)
         self.descriptors = torch.empty(0, 0)
-        self.reach = 0.0
+        self.gaps = torch.empty(0)
         self.held = torch.empty(0)
         self.shift = torch.empty(0)
         self.scale = torch.empty(0)
@@ -109,18 +109,18 @@ class Bank:
             fraction: share of the rows in the coreset, at least one row.
             start: first pick of the coreset, taken modulo the rows.
         Raises:
-            DataError: nothing was added.
+            DataError: there is no sample.
         """
-        if not self._parts:
+        if not self.ids:
             raise DataError("a bank needs at least one normal sample, got none; check the training folder")
         if not len(self.scale):
             self._fit_scale()
             for part in self._parts:
                 part.copy_((part.float() - self.shift) * self.scale)
-        means = torch.stack([(mean - self.shift) * self.scale for mean in self._means])
-        self.descriptors = torch.cat([self.descriptors.view(-1, means.shape[1]), means])
+        width = len(self.scale)
+        means = [(mean - self.shift) * self.scale for mean in self._means]
+        self.descriptors = torch.cat([self.descriptors.view(-1, width), *(mean[None] for mean in means)])
         counts = [*(self.start[1:] - self.start[:-1]).tolist(), *(len(part) for part in self._parts)]
-        width = self._parts[0].shape[1]
         self.rows = torch.cat([self.rows.view(-1, width), *self._parts])
         self.place = torch.cat([self.place, *self._places])
         self._parts, self._places, self._means = [], [], []
@@ -128,20 +128,21 @@ class Bank:
         self.held = torch.zeros(len(self.rows))
         self.coreset = self.choose_coreset(range(len(self.ids)), fraction, start)
 
-    def reopen(self, samples: int, keep: int | None = None) -> Bank:
+    def reopen(self, samples: int, keep: Sequence[int] | None = None) -> Bank:
         """Return a bank with these rows that takes `samples` more; this one stays as it is.
 
         The channel scale stays, so that the rows do; where the budget asks for it, each old sample is thinned to its own coreset.
 
         Args:
             samples: how many will come.
-            keep: only the first `keep` old samples stay; None keeps all.
+            keep: numbers of the old samples that stay, at least one; None keeps all.
         """
-        bank = Bank(self.blocks, self.budget, len(self.ids[:keep]) + samples)
-        bank.ids, bank.shift, bank.scale = self.ids[:keep], self.shift, self.scale
-        bank.descriptors = self.descriptors[:keep]
+        kept = list(range(len(self.ids)) if keep is None else keep)
+        bank = Bank(self.blocks, self.budget, len(kept) + samples)
+        bank.ids, bank.shift, bank.scale = [self.ids[number] for number in kept], self.shift, self.scale
+        bank.descriptors = self.descriptors[kept]
         chosen = []
-        for number in range(len(bank.ids)):
+        for number in kept:
             rows = self.rows_of(number)
             room = bank.rows_per_sample(*rows.shape)
             own = select_coreset(rows, room).sort().values if room < len(rows) else torch.arange(len(rows))
@@ -170,13 +171,17 @@ class Bank:
         """Return the rows of one sample as a slice."""
         return slice(int(self.start[sample]), int(self.start[sample + 1]))
 
-    def measure_reach(self, folds: Sequence[Sequence[int]]) -> None:
-        """Note how far a held-out normal sample is from its most similar other one, at most: `reach`."""
-        self.reach = 0.0
+    def measure_gaps(self, folds: Sequence[Sequence[int]]) -> None:
+        """Note how far each normal sample is from its most similar one outside its fold: `gaps` (samples,)."""
+        self.gaps = torch.zeros(len(self.ids))
         for fold in folds:
             allowed = sorted(set(range(len(self.ids))) - set(fold))
-            gaps, _ = nearest_rows(self.descriptors[list(fold)], self.descriptors[allowed], 1)
-            self.reach = max(self.reach, float(gaps.max()))
+            self.gaps[list(fold)] = nearest_rows(self.descriptors[list(fold)], self.descriptors[allowed], 1)[0][:, 0]
+
+    @property
+    def reach(self) -> float:
+        """How far a held-out normal sample is from its most similar other one, at most."""
+        return float(self.gaps.max()) if len(self.gaps) else 0.0
 
     def choose_coreset(self, samples: Sequence[int], fraction: float, start: int = 0) -> Tensor:
         """Return the coreset rows of the given samples: greedy k-centre, exact (design, part 4.3)."""
@@ -245,7 +250,6 @@ class Bank:
             "ids": self.ids,
             "blocks": [list(block) for block in self.blocks],
             "budget": self.budget,
-            "reach": self.reach,
         }
 
     @classmethod
@@ -257,10 +261,11 @@ class Bank:
         """
         bank = cls([(int(w), float(x)) for w, x in values["blocks"]], int(values["budget"]), len(values["ids"]))
         for name in TENSORS:
+            if name == "gaps" and prefix + name not in tensors:
+                continue  # a model from before they were kept; `measure_gaps` finds them again
             if prefix + name not in tensors:
                 raise ModelError(f"the bank lacks {prefix + name!r}; fit and save the model again")
             setattr(bank, name, tensors[prefix + name])
-        bank.reach = float(values["reach"])
         bank.ids = [str(identity) for identity in values["ids"]]
         fits = (
             bank.start.tolist()[:1] == [0]
@@ -268,6 +273,7 @@ class Bank:
             and bool((bank.start.diff() > 0).all())
             and len(bank.start) == len(bank.ids) + 1
             and bank.descriptors.shape == (len(bank.ids), bank.rows.shape[-1])
+            and len(bank.gaps) in (0, len(bank.ids))
             and len(bank.held) == len(bank.place) == len(bank.rows)
             and len(bank.scale) == len(bank.shift) == bank.rows.shape[-1]
             and len(bank.coreset) > 0

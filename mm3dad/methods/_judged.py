@@ -1,4 +1,4 @@
-"""How an operating point reaches every prediction of every method, whichever way it was asked for."""
+"""What holds for every method: its predictions are judged by the operating point, its fit does not depend on the order of samples."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from mm3dad.types import Sample
+
 
 def keep_point(kind: type) -> None:
-    """Make a method's own prediction functions judge by the operating point, and what changes its fit drop the point.
+    """Make a method's own prediction functions judge by the operating point; what changes its fit drops the point and sorts by id.
 
-    A method fills `predict_batch` and, where it is transductive, `predict_all`; it need not know of operating points.
+    A method fills `predict_batch` and, where it is transductive, `predict_all`; it need not know of operating points or of orders.
     """
     for name in ("predict_batch", "predict_all"):
         if name in vars(kind):
             setattr(kind, name, _judged(vars(kind)[name]))
-    for name in ("fit", "add"):
+    for name in ("fit", "add", "forget"):
         if name in vars(kind):
-            setattr(kind, name, _dropping(vars(kind)[name]))
+            setattr(kind, name, _fitting(vars(kind)[name]))
 
 
 def _judged(predict: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,13 +32,20 @@ def _judged(predict: Callable[..., Any]) -> Callable[..., Any]:
     return judged
 
 
-def _dropping(fit: Callable[..., Any]) -> Callable[..., Any]:
+def _fitting(fit: Callable[..., Any]) -> Callable[..., Any]:
     """The scores change with the fit, so the point that was chosen on the old ones goes; a fit that fails leaves it."""
 
     @functools.wraps(fit)
-    def dropping(self: Any, *arguments: Any, **named: Any) -> Any:
-        fitted = fit(self, *arguments, **named)
+    def fitting(self: Any, samples: Any, *arguments: Any, **named: Any) -> Any:
+        fitted = fit(self, _in_order(samples), *arguments, **named)
         self.operating_point = None
         return fitted
 
-    return dropping
+    return fitting
+
+
+def _in_order(samples: Any) -> Any:
+    """Return samples that lie in memory by category and id; a data set reads its own in that order, and each only when it is asked for."""
+    if isinstance(samples, list | tuple) and all(isinstance(sample, Sample) for sample in samples):
+        return sorted(samples, key=lambda sample: (sample.meta.category, sample.meta.id))
+    return samples

@@ -14,7 +14,7 @@ from mm3dad.fusion.rescore import judge_against_neighbors
 from mm3dad.memory import Bank
 from mm3dad.methods._detector import Progress
 from mm3dad.methods.explanation import Evidence
-from mm3dad.scoring.calibrate import Calibration
+from mm3dad.scoring.calibrate import Calibration, fold_indices
 from mm3dad.scoring.heldout import judge_rows, lift
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class Modality:
         """Start an empty bank for `samples` samples within `share` bytes."""
         self.bank = Bank(self.branch.blocks, share, samples)
 
-    def reopen(self, samples: int, keep: int | None) -> Modality:
-        """Return a modality that knows the same (or the first `keep`) samples and takes `samples` more; this one stays as it is."""
+    def reopen(self, samples: int, keep: Sequence[int] | None) -> Modality:
+        """Return a modality that knows the same samples (or those numbered in `keep`) and takes `samples` more; this one stays as it is."""
         grown = Modality(self.name, self.config)
         grown._branch, grown.bank = self.branch, self.bank.reopen(samples, keep)
         return grown
@@ -103,7 +103,7 @@ class Modality:
             for i in fold:
                 matches[i] = self.match(bank.rows_of(i), bank.places_of(i), bank.descriptors[i], allowed, coreset)
                 bank.held[bank.span(i)] = matches[i][0].amin(1)
-        bank.measure_reach(folds)
+        bank.measure_gaps(folds)
         self.unit = self.map_unit = Calibration(0.0, 1.0)
         ordered = [matches[i] for i in range(len(bank.ids))]
         if self.config.scale:
@@ -120,6 +120,10 @@ class Modality:
         else:
             similar = torch.tensor(others)
         return judge_against_neighbors(score, self.image_scores[similar], float(self.image_scores.std(correction=0)))
+
+    def gap(self, descriptor: Tensor) -> float:
+        """Return how far a descriptor (C,) is from the most similar normal sample's."""
+        return float(self.bank.similar_samples(descriptor, 1)[1][0])
 
     def to_map(self, scores: Tensor, patches: Patches, sample: Any) -> Tensor:
         """Carry patch scores to pixels, positive and in their order."""
@@ -141,5 +145,7 @@ class Modality:
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.bank = Bank.from_state(f"{self.name}.", tensors, values["bank"])
+        if not len(self.bank.gaps):
+            self.bank.measure_gaps([fold.tolist() for fold in fold_indices(len(self.bank.ids), self.config.folds)])
         self.image_scores = tensors[f"{self.name}.image_scores"]
         self.unit, self.map_unit = Calibration.from_dict(values["unit"]), Calibration.from_dict(values["map_unit"])

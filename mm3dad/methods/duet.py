@@ -27,6 +27,7 @@ from mm3dad.methods.explanation import Explanation
 from mm3dad.ops import nearest_neighbors
 from mm3dad.scoring.calibrate import fold_indices, threshold_for_rate
 from mm3dad.scoring.maps import smooth_map, top_fraction_score
+from mm3dad.scoring.outside import judge_outside
 from mm3dad.types import Prediction, Sample
 
 Found = dict[str, tuple[Tensor, Patches]]
@@ -43,6 +44,7 @@ RANGES = (
     ("top", 0.0, 1.0),
     ("smooth", 0.0, 100.0),
     ("false_alarms", 1e-9, 0.999),
+    ("outside_rate", 1e-9, 0.999),
     ("local_scale", 0.0, 1.0),
     ("memory_budget", 0.0, 1e6),
 )
@@ -79,6 +81,7 @@ class Config:
     smooth: float = option(4.0, "Gaussian smoothing of the map, in pixels of a 224 x 224 image")
     folds: int = option(5, "folds over normal samples for held-out scores")
     false_alarms: float = option(0.01, "rate of false alarms the threshold aims at")
+    outside_rate: float = option(0.05, "rate of normal samples that may be called outside what the model was fitted on")
     memory_budget: float = option(2.0, "GiB the banks may take; beyond it samples are thinned")
     seed: int = option(0, "first pick of the coreset")
     feature_cache: str = option("", "folder in which features are kept between runs; empty keeps none")
@@ -137,8 +140,36 @@ class Duet(Detector):
         self._require_fit()
         if len(samples) == 0:
             raise DataError("expected at least one normal sample to add, got none; check the folder")
+        return self._relearn(None if self._calibrated else [0], samples, progress, validation)
+
+    def forget(self, ids: Sequence[str], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Duet:
+        """Forget normal samples: the banks shrink, and coreset, held-out scores and thresholds are chosen anew.
+
+        The channel scale stays. Forgetting what was added gives back the model from before, unless the budget had thinned it.
+
+        Args:
+            ids: of samples that the model was fitted on; a product's id goes with every product that has it.
+            progress, validation: as for `fit`; without validation samples the thresholds come from the folds.
+        Raises:
+            ModelError: not fitted.
+            DataError: an id the model does not know, or fewer than 2 samples would stay; the model is as it was before.
+        """
+        self._require_fit()
+        known, gone = next(iter(self._parts.values())).bank.ids, set(ids)
+        unknown = sorted(gone.difference(known))
+        if unknown:
+            raise DataError(f"expected ids of samples the model was fitted on, got {unknown[0]!r}; fit.json beside the model lists them")
+        keep = [number for number, identity in enumerate(known) if identity not in gone]
+        if len(keep) < 2:
+            raise DataError(f"at least 2 samples must stay to calibrate the model, {len(keep)} would; forget fewer, or fit again")
+        return self._relearn(keep, [], progress, validation)
+
+    def _relearn(
+        self, keep: Sequence[int] | None, samples: Sequence[Sample], progress: Progress | None, validation: Sequence[Sample] | None
+    ) -> Duet:
+        """Keep some of the known samples and take in others; if that fails, the model is as it was before."""
         before = self._parts, self._thresholds, self._calibrated
-        self._parts = {name: part.reopen(len(samples), None if self._calibrated else 1) for name, part in before[0].items()}
+        self._parts = {name: part.reopen(len(samples), keep) for name, part in before[0].items()}
         self._calibrated = True
         try:
             return self._learn(samples, [(0, False)], progress, validation)
@@ -276,16 +307,19 @@ class Duet(Detector):
     def _predict_one(self, sample: Sample, found: Found, matches: dict[str, Match], patch: Tensor | None) -> Prediction:
         values, heat_values = self._score(matches, patch), self._score(matches, patch, for_map=True)
         parts: dict[str, Tensor] = {}
+        gaps: dict[str, float] = {}
         for name, (rows, patches) in found.items():
-            part = self._parts[name]
-            score = part.image_score(top_fraction_score(values[name][None], self.config.top), rows.mean(0))
-            parts[f"{name}_score"] = torch.tensor(score)
+            part, descriptor = self._parts[name], rows.mean(0)
+            score = part.image_score(top_fraction_score(values[name][None], self.config.top), descriptor)
+            gaps[name] = part.gap(descriptor)
+            parts |= {f"{name}_score": torch.tensor(score), f"{name}_gap": torch.tensor(gaps[name])}
             sigma = self.config.smooth * (sample.size[0] * sample.size[1]) ** 0.5 / 224
             heat = part.to_map(heat_values[name], patches, sample)
             measured = sample.valid if name == "xyz" else None
             parts[f"{name}_map"] = smooth_map(heat, sigma, measured) if self.config.smooth and sample.meta.organised else heat
         score = float(combine([parts[f"{name}_score"] for name in found], self.config.fusion))
         threshold = self._thresholds[",".join(found)]
+        chance, is_outside = judge_outside(list(gaps.values()), [self._parts[name].bank.gaps for name in gaps], self.config.outside_rate)
         return Prediction(
             score=score,
             map=combine([parts[f"{name}_map"] for name in found], self.config.fusion),
@@ -294,6 +328,9 @@ class Duet(Detector):
             is_anomaly=score > threshold,
             calibrated=self._calibrated,
             meta=sample.meta,
+            # Turned copies of one sample say nothing of how parts differ.
+            is_outside=is_outside if self._calibrated else None,
+            outside_p_value=chance if self._calibrated else None,
         )
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -40,6 +40,8 @@ def describe_row(sample: Sample, prediction: Prediction, milliseconds: float) ->
         "is_anomaly": prediction.is_anomaly,
         "calibrated": prediction.calibrated,
         "p_value": prediction.p_value,
+        "is_outside": prediction.is_outside,
+        "outside_p_value": prediction.outside_p_value,
         "pixel_threshold": prediction.pixel_threshold,
         "predict_ms": round(milliseconds, 3),
         "paths": absolute_paths(sample),

@@ -33,6 +33,7 @@ class Row:
         paths: role -> file.
         file: the maps' safetensors, or None.
         predict_ms: time of the prediction, or None.
+        is_outside: the method called the sample unlike all that it was fitted on; None where it does not say.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Row:
     paths: dict[str, str] = field(default_factory=dict)
     file: Path | None = None
     predict_ms: float | None = None
+    is_outside: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def _read_rows(listed: Any, folder: Path, path: Path, category: str) -> list[Row
                     paths={str(role): str(file) for role, file in (entry.get("paths") or {}).items()},
                     file=folder / entry["file"] if entry.get("file") else None,
                     predict_ms=entry.get("predict_ms"),
+                    is_outside=entry.get("is_outside"),
                 )
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

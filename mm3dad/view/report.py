@@ -76,6 +76,8 @@ def _summary(output: Output) -> str:
         rows = [row for run in output.runs for row in run.rows]
         called = [row.score > row.threshold for row in rows if row.threshold is not None]
         facts = {"samples": str(len(rows)), "called defective": f"{sum(called)} of {len(called)}" if called else "no threshold"}
+        judged = [row.is_outside for row in rows if row.is_outside is not None]
+        facts |= {"unlike all parts fitted on": f"{sum(judged)} of {len(judged)}"} if any(judged) else {}
         times = [row.predict_ms for row in rows if row.predict_ms is not None]
         if times:
             facts |= {f"predict p{share}": f"{number(float(np.percentile(times, share)))} ms" for share in (50, 95)}

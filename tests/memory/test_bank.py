@@ -144,12 +144,13 @@ def test_the_most_similar_samples_come_first():
     assert bank.similar_samples(bank.descriptors[0], 2, allowed=[3, 1])[0].tolist() == [1, 3]
 
 
-def test_reach_is_the_widest_gap_of_a_held_out_sample():
+def test_gaps_are_those_of_held_out_samples_and_reach_is_the_widest():
     bank = build(4)
-    bank.measure_reach([[0, 2], [1, 3]])
+    assert bank.reach == 0
+    bank.measure_gaps([[0, 2], [1, 3]])
     gaps = measure(bank.descriptors, bank.descriptors)
-    expected = max(float(gaps[i, j].min()) for i, j in ((0, [1, 3]), (2, [1, 3]), (1, [0, 2]), (3, [0, 2])))
-    assert bank.reach == pytest.approx(expected, rel=1e-4)
+    expected = [float(gaps[i, j].min()) for i, j in ((0, [1, 3]), (1, [0, 2]), (2, [1, 3]), (3, [0, 2]))]
+    assert bank.gaps.tolist() == pytest.approx(expected, rel=1e-4) and bank.reach == float(bank.gaps.max())
 
 
 def test_stated_bytes_are_those_it_takes():
@@ -234,10 +235,10 @@ def test_what_a_bank_refuses():
 
 def test_state_round_trip():
     bank = build(blocks=((2, 1.0), (3, 0.5)))
-    bank.measure_reach([[0, 1], [2, 3]])
+    bank.measure_gaps([[0, 1], [2, 3]])
     bank.held += torch.arange(len(bank.rows))
     again = Bank.from_state("rgb.", *bank.state("rgb."))
-    assert again.ids == bank.ids and again.blocks == bank.blocks and again.reach == bank.reach and again.budget == bank.budget
+    assert again.ids == bank.ids and again.blocks == bank.blocks and torch.equal(again.gaps, bank.gaps) and again.budget == bank.budget
     queries = make_features(50)
     assert torch.equal(again.normalise(queries), bank.normalise(queries))
     for call in (lambda b: b.match_samples(b.normalise(queries), [0, 3]), lambda b: b.match_coreset(b.normalise(queries), 3)):
@@ -272,7 +273,7 @@ def test_a_grown_bank_keeps_to_its_budget():
 
 
 def test_reopening_for_the_first_samples_only():
-    grown = build(4).reopen(1, keep=1)
+    grown = build(4).reopen(1, keep=[0])
     grown.add("new", make_features(9), make_place())
     grown.finish(0.5)
     assert grown.ids == ["part/0", "new"] and torch.equal(grown.rows_of(0), build(4).rows_of(0))

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import mm3dad
+from mm3dad import files
+from mm3dad.data import degrade
 from mm3dad.errors import ConfigError, DataError
 from mm3dad.methods import _modality
 from mm3dad.metrics import auroc
@@ -69,7 +71,7 @@ def test_each_modality_sees_its_own_defects(both, good):
 def test_one_modality_alone(normal, good, modality, seen, unseen):
     detector = create(modalities=modality).fit(normal)
     other = {"rgb": "xyz", "xyz": "rgb"}[modality]
-    assert set(detector.predict(good[0]).parts) == {f"{modality}_score", f"{modality}_map"}
+    assert set(detector.predict(good[0]).parts) == {f"{modality}_score", f"{modality}_gap", f"{modality}_map"}
     assert rank(detector, good, make_samples(3, first=60, defect=seen)) == 1
     assert detector.predict(make_sample(60, unseen)).score == detector.predict(make_sample(60)).score
     alone = create().fit([drop(sample, other) for sample in normal])  # what the data have decides without the option
@@ -225,6 +227,47 @@ def test_the_bytes_of_the_bank_are_told_before_it_is_full(normal):
     assert any("MiB" in stage and done < len(normal) for done, stage in told)
 
 
+# ---- input unlike all that was fitted on
+
+
+def test_says_when_a_sample_lies_outside(good):
+    both = create(outside_rate=0.01).fit(make_samples(12))
+    for sample in good:
+        prediction = both.predict(sample)
+        assert prediction.is_outside is False and 2 / 13 <= prediction.outside_p_value <= 1
+    for strange, blind in (
+        (degrade.scale_cloud(good[0], 1000), "rgb"),
+        (degrade.add_depth_noise(good[0], 2e-3), "rgb"),
+        (degrade.warm(good[0], 0.8), "xyz"),
+        (degrade.occlude(good[0], 0.3), None),
+    ):
+        prediction = both.predict(strange)
+        assert prediction.is_outside is True and prediction.outside_p_value == pytest.approx(2 / 13)
+        if blind:  # the other modality is as it was
+            assert prediction.parts[f"{blind}_gap"] == both.predict(good[0]).parts[f"{blind}_gap"]
+            assert both.predict(drop(strange, {"rgb": "xyz", "xyz": "rgb"}[blind])).is_outside is False
+
+
+def test_one_sample_does_not_tell_what_lies_outside(normal, good):
+    prediction = create().fit(normal[:1]).predict(degrade.scale_cloud(good[0], 1000))
+    assert prediction.is_outside is None and prediction.outside_p_value is None and "rgb_gap" in prediction.parts
+
+
+def test_a_model_from_before_the_flag_finds_its_gaps_again(both, good, tmp_path):
+    both.save(tmp_path)
+    model = files.read_json(tmp_path / "model.json")
+    tensors = files.read_sealed(tmp_path / "model.json", model.pop("tensors"))
+    for name in ("rgb", "xyz"):
+        tensors.pop(f"{name}.gaps")
+        model["values"]["parts"][name]["bank"]["reach"] = both._parts[name].bank.reach
+    del model["config"]["outside_rate"]
+    files.write_sealed(tmp_path / "model.json", model, tensors)
+    old = mm3dad.load(tmp_path)
+    for name, part in both._parts.items():
+        torch.testing.assert_close(old._parts[name].bank.gaps, part.bank.gaps, rtol=1e-6, atol=0)
+    assert old.predict(good[0]).outside_p_value == both.predict(good[0]).outside_p_value
+
+
 # ---- adding samples later
 
 
@@ -268,6 +311,31 @@ def test_adding_what_does_not_fit_leaves_the_model_as_it_was(normal, good):
         assert (after.score, after.threshold) == (before.score, before.threshold) and torch.equal(after.map, before.map)
     detector.add(normal[3:4])
     assert all(len(part.bank.ids) == 4 for part in detector._parts.values())
+
+
+def test_forgetting_what_was_added_gives_the_old_model_back(normal, good):
+    detector = create().fit(normal[:3])
+    before = detector.predict(good[0])
+    detector.add(normal[3:])
+    assert detector.forget([sample.meta.id for sample in normal[3:]]) is detector
+    after = detector.predict(good[0])
+    assert (after.score, after.threshold, after.outside_p_value) == (before.score, before.threshold, before.outside_p_value)
+    assert torch.equal(after.map, before.map) and all(len(part.bank.ids) == 3 for part in detector._parts.values())
+
+
+def test_forgetting_too_much_or_the_unknown_leaves_the_model_as_it_was(normal, good):
+    detector = create().fit(normal[:3])
+    before = detector.predict(good[0])
+    names = [sample.meta.id for sample in normal]
+    for ids, message in (
+        (names[3:4], "got 'train/good/003'; fit.json"),
+        (names[:2], "at least 2 samples must stay .* 1 would; forget fewer"),
+    ):
+        with pytest.raises(DataError, match=message):
+            detector.forget(ids)
+        assert detector.predict(good[0]).score == before.score
+    detector.forget(names[1:2])
+    assert all(part.bank.ids == [names[0], names[2]] for part in detector._parts.values())
 
 
 # ---- input
