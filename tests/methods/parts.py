@@ -13,6 +13,7 @@ SHORT = {  # trainings short enough for a test
     "das3d": {"side": 32, "width": 8, "levels": 2, "epochs": 8, "rate": 3e-3},
     "g2sf": {"defects": 12, "epochs": 5, "hidden": 32, "batch": 128},
     "glfm": {"epochs": 3, "dim": 32, "depth": 2},
+    "radar": {"side": 32, "patch": 16, "widths": (8, 16), "epochs": 4, "rate": 4e-3},
     "resad": {"epochs": 6, "warm": 2, "codes": 64},
 }
 
