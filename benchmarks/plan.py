@@ -14,7 +14,10 @@ from mm3dad.registry import METHODS as REGISTRY
 ALL = ("full", "4shot", "2shot", "1shot", "zero")  # settings, in the page's order
 SHORT = ("full", "4shot", "1shot", "zero")
 SEEDS = (0, 1, 2)  # of a whole line; zero-shot methods run under the first
-METHODS = ("duet", "patchcore", "btf", "m3dm", "rad", "mrad", "cif", "cfm", "mentor3ad", "muscv2", "glfm", "das3d", "g2sf", "resad")
+METHODS = (
+    *("duet", "patchcore", "btf", "m3dm", "rad", "mrad", "cif", "cfm", "mentor3ad", "muscv2"),
+    *("glfm", "das3d", "g2sf", "resad", "radar"),
+)
 
 
 def shots_of(setting: str) -> int | None:
