@@ -66,9 +66,8 @@ def test_all_three_readings_find_what_the_eye_of_a_pixel_cannot(trained):
     generator = torch.Generator().manual_seed(1)
     broken, masks = break_textures(make_textures(12, generator), generator)
     found = {name: auroc(read(trained, broken, name).flatten(), masks.flatten().long()) for name in ("picture", "one noise", "four noises", "clean")}
-    assert found["picture"] < 0.75
-    assert min(found[name] for name in ("one noise", "four noises", "clean")) > found["picture"] + 0.1, found
-    print(found)
+    assert found["picture"] < 0.6
+    assert min(found[name] for name in ("one noise", "four noises", "clean")) > 0.95, found
 
 
 def test_without_added_noise_the_step_hardly_matters(trained):
