@@ -31,7 +31,7 @@ from mm3dad.types import Prediction, Sample
 CHANNELS = {"rgb": 3, "xyz": 1}
 BATCHES = 25  # of an epoch
 SMOOTH = 5  # pixels a side of the window over which the map is averaged
-TRUST = 16  # tiles the network judges at once
+TILES = 16  # that the network judges at once
 RANGES = (
     ("side", 16, 1024),
     ("patch", 8, 256),
@@ -176,7 +176,7 @@ class Radar(Detector):
         # The same noise for every tile of every sample, so that scores repeat and do not hang on what is scored beside.
         noises = torch.randn((c.noises, *tiles.shape[1:]), generator=torch.Generator().manual_seed(c.seed))
         seen = []
-        for part in tiles.split(TRUST):
+        for part in tiles.split(TILES):
             noise = self._net.predict_clean(part, c.step) if c.reading == "clean" else self._net.predict_residual(part, c.step, noises)
             seen.append(measure_edges(noise) if c.edges else noise.square())
         heat = join_tiles(torch.cat(seen), corners, (c.side, c.side))

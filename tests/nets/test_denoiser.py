@@ -65,7 +65,10 @@ def test_all_three_readings_find_what_the_eye_of_a_pixel_cannot(trained):
     """The sheet's toy trial: every value of the square is a normal one, only its phase is wrong."""
     generator = torch.Generator().manual_seed(1)
     broken, masks = break_textures(make_textures(12, generator), generator)
-    found = {name: auroc(read(trained, broken, name).flatten(), masks.flatten().long()) for name in ("picture", "one noise", "four noises", "clean")}
+    found = {
+        name: auroc(read(trained, broken, name).flatten(), masks.flatten().long())
+        for name in ("picture", "one noise", "four noises", "clean")
+    }
     assert found["picture"] < 0.6
     assert min(found[name] for name in ("one noise", "four noises", "clean")) > 0.95, found
 
