@@ -30,7 +30,7 @@ CORE = [
 EXTRAS = {
     "flow": ["zuko>=1.4"],
     "clip": ["open_clip_torch>=3.0"],
-    "diffusion": ["diffusers>=0.35"],
+    "diffusion": ["diffusers>=0.35", "scikit-learn>=1.5"],
     "scale": ["ray>=2.49"],
     "tensorboard": ["tensorboard>=2.17"],
     "view": ["viser>=1.1"],
@@ -39,6 +39,7 @@ EXTRAS = {
     "bench": ["anomalib>=2.7", "fpsample>=1.0"],  # what benchmarks/ measures against
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
     "dev": [
+        "diffusers>=0.35",  # the U-Net of radar and the networks of seas, small and with random weights
         "fastapi>=0.115",  # fastapi, httpx, python-multipart, uvicorn: the service is tested by a real client over a real port
         "httpx>=0.27",
         "hypothesis>=6.100",

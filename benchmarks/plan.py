@@ -15,8 +15,9 @@ ALL = ("full", "4shot", "2shot", "1shot", "zero")  # settings, in the page's ord
 SHORT = ("full", "4shot", "1shot", "zero")
 SEEDS = (0, 1, 2)  # of a whole line; zero-shot methods run under the first
 METHODS = (
-    "duet", "patchcore", "btf", "m3dm", "rad", "mrad", "cif", "cfm", "mentor3ad", "muscv2", "glfm", "das3d", "g2sf", "resad", "vote3deep",
-)  # fmt: skip
+    *("duet", "patchcore", "btf", "m3dm", "rad", "mrad", "cif", "cfm", "mentor3ad", "muscv2"),
+    *("glfm", "das3d", "g2sf", "resad", "vote3deep", "radar"),
+)
 
 
 def shots_of(setting: str) -> int | None:

@@ -65,6 +65,7 @@ METHODS = Registry(
         "patchcore": "mm3dad.methods.patchcore:PatchCore",
         "muscv2": "mm3dad.methods.muscv2:MuScV2",
         "rad": "mm3dad.methods.rad:Rad",
+        "radar": "mm3dad.methods.radar:Radar",
         "resad": "mm3dad.methods.resad:ResAD",
         "vote3deep": "mm3dad.methods.vote3deep:Vote3Deep",
     },

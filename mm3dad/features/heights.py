@@ -17,26 +17,34 @@ PASSES = 16  # of filling holes from their edges
 
 
 @dataclass(frozen=True)
-class View:
-    """One sample on a square grid.
+class Relief:
+    """The cloud of one sample on a square grid.
 
     Args:
-        rgb: (3, side, side) float32 in [0, 1].
         height: (side, side) float32, metres above the table, towards the sensor; holes are filled from their edges.
         part: (side, side) bool, where most of a cell is the part.
         relief: metres, the part's height; at least a tenth of its width, so that defects of a flat plate do not leave every scale.
     """
 
-    rgb: Tensor
     height: Tensor
     part: Tensor
     relief: float
 
 
-def make_view(sample: Sample, part: Tensor, side: int) -> View:
-    """Bring a sample to a square: colour by areas, heights by the mean of a cell's valid points.
+@dataclass(frozen=True)
+class View(Relief):
+    """One sample on a square grid.
 
-    Heights, not depths: the tilt of the table would take up most of a depth image's range.
+    Args:
+        rgb: (3, side, side) float32 in [0, 1].
+        height, part, relief: as `Relief`.
+    """
+
+    rgb: Tensor
+
+
+def make_view(sample: Sample, part: Tensor, side: int) -> View:
+    """Bring a sample to a square: colour by areas, its cloud by `make_relief`.
 
     Args:
         sample: with rgb and xyz on a grid.
@@ -45,17 +53,38 @@ def make_view(sample: Sample, part: Tensor, side: int) -> View:
     Raises:
         DataError: no valid point, or a cloud without a grid.
     """
-    assert sample.rgb is not None and sample.xyz is not None and sample.valid is not None
+    assert sample.rgb is not None
+    found = make_relief(sample, part, side)
+    return View(found.height, found.part, found.relief, shrink_image(sample.rgb, side))
+
+
+def shrink_image(rgb: Tensor, side: int) -> Tensor:
+    """Bring an image (3, H, W) to a square (3, side, side) by areas; pixels repeat where the square is finer than the image."""
+    return functional.adaptive_avg_pool2d(rgb, side).contiguous()
+
+
+def make_relief(sample: Sample, part: Tensor, side: int) -> Relief:
+    """Bring the cloud of a sample to a square: heights by the mean of a cell's valid points.
+
+    Heights, not depths: the tilt of the table would take up most of a depth image's range.
+
+    Args:
+        sample: with xyz on a grid.
+        part: (H, W) bool, the part.
+        side: of the square.
+    Raises:
+        DataError: no valid point, or a cloud without a grid.
+    """
+    assert sample.xyz is not None and sample.valid is not None
     if not sample.meta.organised or sample.size[0] == 1:
         raise DataError(f"sample {sample.meta.id!r} is a cloud without a grid; this method needs an organised one, use duet or glfm")
     if not bool(sample.valid.any()):
         raise DataError(f"sample {sample.meta.id!r} has no valid point; check the sensor, the unit and the mask of missing points")
     table = fit_table(sample.xyz, sample.valid) or fit_plane(sample.xyz[:, sample.valid].T.double())
     height = torch.where(sample.valid, table.height(sample.xyz), 0.0).float()
-    stack = torch.cat([sample.rgb, height[None], sample.valid[None].float(), part[None].float()])
     # Adaptive pooling repeats pixels where the square is finer than the sample.
-    pooled = functional.adaptive_avg_pool2d(stack, side)
-    seen = pooled[4]
+    pooled = functional.adaptive_avg_pool2d(torch.stack([height, sample.valid.float(), part.float()]), side)
+    seen = pooled[1]
     seen_part = part & sample.valid
     relief = 0.0
     if bool(seen_part.any()):
@@ -63,7 +92,7 @@ def make_view(sample: Sample, part: Tensor, side: int) -> View:
         # Quantiles, because single points fly at edges.
         low, high = height[seen_part].quantile(torch.tensor([0.005, 0.995])).tolist()
         relief = max(high - min(0.0, low), FLAT * float((place.amax(1) - place.amin(1)).max()))
-    return View(pooled[:3].contiguous(), fill_holes(pooled[3] / seen.clamp_min(1e-6), seen > 0), pooled[5] > 0.5, relief)
+    return Relief(fill_holes(pooled[0] / seen.clamp_min(1e-6), seen > 0), pooled[2] > 0.5, relief)
 
 
 def fill_holes(values: Tensor, known: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ SHORT = {  # trainings short enough for a test
     "g2sf": {"defects": 12, "epochs": 5, "hidden": 32, "batch": 128},
     "glfm": {"epochs": 3, "dim": 32, "depth": 2},
     "vote3deep": {"cells": 24, "max_points": 2000, "epochs": 4, "steps": 6, "batch": 2},
+    "radar": {"side": 32, "patch": 16, "widths": (8, 16), "epochs": 4, "rate": 4e-3},
     "resad": {"epochs": 6, "warm": 2, "codes": 64},
 }
 
