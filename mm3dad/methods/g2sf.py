@@ -186,7 +186,8 @@ class G2SF(RetrievalDetector):
         for altered in [MODALITIES] if self.config.reference else [MODALITIES, *((name,) for name in MODALITIES)]:
             rows = {name: pasted[name] if name in altered else clean[name] for name in MODALITIES}
             kept = _hold_points(rows["xyz"]) & (anomalous | normal if altered == MODALITIES else anomalous)
-            parts.append((self._pair({name: part[kept] for name, part in rows.items()}, number), normal[kept]))
+            if bool(kept.any()):  # a small piece may miss every cell that holds a point
+                parts.append((self._pair({name: part[kept] for name, part in rows.items()}, number), normal[kept]))
         return parts
 
     @torch.no_grad()
