@@ -100,8 +100,7 @@ def separation_loss(fused: Tensor, is_normal: Tensor, bound: float, weighted: bo
         ConfigError: a bound that is not above 0.
     """
     _check_labels(fused, is_normal)
-    if not 0 < bound < math.inf:
-        raise ConfigError(f"bound must be a finite number above 0, got {bound}")
+    _check_bound(bound)
     square = fused.square()
     near, far = square, (1 / (square + EPSILON) - 1 / bound).relu()
     if weighted:
@@ -110,22 +109,43 @@ def separation_loss(fused: Tensor, is_normal: Tensor, bound: float, weighted: bo
     return torch.where(is_normal, near, far).mean()
 
 
-def margin_loss(fused: Tensor, is_normal: Tensor) -> Tensor:
+def hinge_loss(fused: Tensor, is_normal: Tensor, bound: float) -> Tensor:
+    """Pull normal patches to distance 0, by D, and push anomalous ones beyond D = bound, by relu(bound - D).
+
+    The other separation of the published code, which its training does not use: here the push is as strong far from 0 as near it.
+
+    Args:
+        fused, is_normal, bound: as `separation_loss`.
+
+    Raises:
+        ShapeError, DataError, ConfigError: as `separation_loss`.
+    """
+    _check_labels(fused, is_normal)
+    _check_bound(bound)
+    square = fused.square()
+    return torch.where(is_normal, square, (bound - square).relu()).mean()
+
+
+def margin_loss(fused: Tensor, is_normal: Tensor, quantile: float = 1.0) -> Tensor:
     """Punish overlap: normal patches above the least anomalous one, anomalous ones below the greatest normal one, D over the latter.
 
     Args:
         fused, is_normal: as `separation_loss`; with one kind of patch alone there is no overlap and the loss is 0.
+        quantile: of the normal patches that stands for the greatest; published: 1 in training, 0.995 beside `hinge_loss`.
 
     Raises:
         ShapeError, DataError: as `separation_loss`.
+        ConfigError: a quantile outside (0, 1].
     """
     _check_labels(fused, is_normal)
+    if not 0 < quantile <= 1:
+        raise ConfigError(f"quantile must lie in (0, 1], got {quantile}")
     if bool(is_normal.all()) or not bool(is_normal.any()):
         return fused.sum() * 0
     square = fused.square()
-    square = square / square[is_normal].amax().clamp_min(EPSILON)
+    square = square / square[is_normal].quantile(quantile).clamp_min(EPSILON)
     normal, anomalous = square[is_normal], square[~is_normal]
-    return ((normal - anomalous.amin()).relu().sum() + (normal.amax() - anomalous).relu().sum()) / len(fused)
+    return ((normal - anomalous.amin()).relu().sum() + (normal.quantile(quantile) - anomalous).relu().sum()) / len(fused)
 
 
 def scale_loss(scales: Tensor, is_normal: Tensor) -> Tensor:
@@ -171,6 +191,11 @@ def consistency_loss(fused: Tensor, distances: Tensor, tolerance: float = 1.2, r
     else:
         near = (fused[:, 1 : half + 1] - tolerance * ratio * first).relu().mean(0)
     return (near.sum() + (first - fused[:, half + 1 :]).relu().mean(0).sum()) / half
+
+
+def _check_bound(bound: float) -> None:
+    if not 0 < bound < math.inf:
+        raise ConfigError(f"bound must be a finite number above 0, got {bound}")
 
 
 def _check_labels(fused: Tensor, is_normal: Tensor) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from mm3dad.errors import DataError, TrainingError
 from mm3dad.fusion.mapping import join_product, published_divisors
@@ -34,6 +35,9 @@ class MappingConfig(RegisteredConfig):
 
     depth: int = option(3, "linear layers of each mapping; published: 3, and 7 on Eyecandies")
     hidden: int = option(384, "least width of the hidden layers; 0 and reference=true: the mean of input and output, as published")
+    anchor: float = option(
+        1.0, "constant channel of both features: without it the direction of a cell like most is noise; 0 and reference=true: none"
+    )
     place: int = option(6, "octaves of the code of a cell's place that the mappings see; 0 and reference=true: none, as published")
     epochs: int = option(40, "most passes over the training cells; published: 50 in the script, 250 in the runs of the paper")
     rate: float = option(1e-3, "learning rate of Adam")
@@ -44,7 +48,7 @@ class MappingConfig(RegisteredConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ranges(self, (
-            ("depth", 2, 64), ("hidden", 0, 10**5), ("place", 0, 16), ("epochs", 1, 10**6), ("rate", 1e-12, math.inf),
+            ("depth", 2, 64), ("hidden", 0, 10**5), ("anchor", 0.0, 1e6), ("place", 0, 16), ("epochs", 1, 10**6), ("rate", 1e-12, math.inf),
             ("batch", 2, 10**7), ("held_out", 0.0, 0.9), ("patience", 0, 10**6),
         ))  # fmt: skip
 
@@ -94,7 +98,7 @@ class MappingDetector(Detector):
             torch.manual_seed(self.config.seed)
             self._nets = self._build(rows[0].shape[1], rows[1].shape[1], rows[2].shape[1])
         self._learn(rows, self._gather([found[i] for i in held_out]) if held_out else None, report)
-        judged = [found[i].rescale(self._scale) for i in held_out or learned]
+        judged = [self._bring_to_scale(found[i]) for i in held_out or learned]
         self._units = self._find_units(judged)
         self.is_fitted = True
         scores = [self._judge(one)[0] for one in judged] if held_out else []
@@ -102,12 +106,23 @@ class MappingDetector(Detector):
         self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
         return self
 
+    @property
+    def _anchor(self) -> float:
+        return 0.0 if self.config.reference else float(self.config.anchor)
+
+    def _bring_to_scale(self, found: Registered) -> Registered:
+        """Return features that cosines can compare."""
+        found = found.rescale(self._scale)
+        if not self._anchor:
+            return found
+        return replace(found, **{name: F.pad(getattr(found, name), (0, 1), value=self._anchor) for name in MODALITIES})
+
     def _place(self, grid: Grid) -> Tensor:
         return code_places(grid, 0 if self.config.reference else self.config.place)
 
     def _gather(self, found: Sequence[Registered]) -> Rows:
         """Return the rows of all cells that hold a point."""
-        parts = [(one.rescale(self._scale), self._place(one.grid)) for one in found]
+        parts = [(self._bring_to_scale(one), self._place(one.grid)) for one in found]
         rgb, xyz, place = zip(*((one.rgb[one.held], one.xyz[one.held], place[one.held]) for one, place in parts), strict=True)
         return torch.cat(rgb), torch.cat(xyz), torch.cat(place)
 
@@ -181,7 +196,7 @@ class MappingDetector(Detector):
         return [self._predict_one(sample) for sample in samples]
 
     def _predict_one(self, sample: Sample) -> Prediction:
-        score, heat, maps = self._judge(self._source.describe(sample).rescale(self._scale))
+        score, heat, maps = self._judge(self._bring_to_scale(self._source.describe(sample)))
         pixels, *parts = (upsample_map(value, sample.size).clamp_min(0) for value in (heat, *maps.values()))
         named = {f"{name}_map": part for name, part in zip(maps, parts, strict=True)}
         return self._conclude(sample, score, pixels, named)
@@ -196,7 +211,7 @@ class MappingDetector(Detector):
         self._scale = {name: (tensors[f"{name}.shift"], tensors[f"{name}.factor"]) for name in MODALITIES}
         self._units = {name: Calibration.from_dict(unit) for name, unit in values["units"].items()}
         self._threshold = values["threshold"]
-        rgb, xyz = (len(self._scale[name][0]) for name in MODALITIES)
+        rgb, xyz = (len(self._scale[name][0]) + (self._anchor > 0) for name in MODALITIES)
         self._nets = self._build(rgb, xyz, self._place((1, 1)).shape[1])
         for name, net in self._nets.items():
             net.load_state_dict(strip_prefix(tensors, f"{name}."))

@@ -110,7 +110,7 @@ class G2SF(RetrievalDetector):
         self._banks, self._net = banks, None
         self._units = self._measure_units(full)
         if self.config.learned:
-            self._learn(report)
+            self._learn(full, report)
         return banks
 
     def _normalise(self, name: str, bank: FlatBank) -> None:
@@ -144,7 +144,7 @@ class G2SF(RetrievalDetector):
         prototypes = torch.cat([banks[name].rows.float()[index[:, :, number]] for number, name in enumerate(MODALITIES)], dim=2)
         return Pairs(torch.cat([rows[name] for name in MODALITIES], dim=1), prototypes, rows["rgb"].shape[1], self._units)
 
-    def _learn(self, report: Progress) -> None:
+    def _learn(self, full: Banks, report: Progress) -> None:
         c = self.config
         learned, judged = split_normals(len(self._samples), c.held_out, c.seed)
         generator = torch.Generator().manual_seed(c.seed)
@@ -153,9 +153,9 @@ class G2SF(RetrievalDetector):
             pairs, normal = [], []
             for done in range(number):
                 report("pasting defects", done, number)
-                found, is_normal = self._paste(pool[done % len(pool)], pool, generator)
-                pairs.append(found)
-                normal.append(is_normal)
+                for found, is_normal in self._paste(full, pool[done % len(pool)], pool, generator):
+                    pairs.append(found)
+                    normal.append(is_normal)
             parts.append((Pairs.join(pairs), torch.cat(normal)) if pairs else None)
         assert parts[0] is not None
         with torch.random.fork_rng(devices=[]):
@@ -165,8 +165,12 @@ class G2SF(RetrievalDetector):
         train_metric(self._net, parts[0], parts[1], c.epochs, c.batch, c.rate, c.reference, settings, self.training, report)
         self._net.cpu()
 
-    def _paste(self, number: int, pool: Sequence[int], generator: torch.Generator) -> tuple[Pairs, Tensor]:
-        """Paste a defect on a normal sample: its patches that hold points, and which of them are normal (P,) bool."""
+    def _paste(self, full: Banks, number: int, pool: Sequence[int], generator: torch.Generator) -> list[tuple[Pairs, Tensor]]:
+        """Paste a defect on a normal sample: its patches that hold points, and which of them are normal (P,) bool.
+
+        The patches of the defect come three times, seen by both modalities, by the image alone and by the cloud alone: a network that
+        saw both together only would learn to trust the one in which pasting shows best. As published, they come once.
+        """
         sample = self._samples[number]
         source = self._samples[pool[int(torch.randint(len(pool), (), generator=generator))]]
         if source.size != sample.size:
@@ -174,11 +178,17 @@ class G2SF(RetrievalDetector):
         made = CutPaste().make(sample, generator, source)
         # Without files of its own the altered sample is not taken for the normal one by a cache of features.
         found = self._describe(replace(made, meta=replace(made.meta, paths={})))
-        rows = {name: self._banks[name].normalise(found[name].features) for name in MODALITIES}
+        pasted = {name: self._banks[name].normalise(found[name].features) for name in MODALITIES}
+        clean = {name: full[name].part(number).float() for name in MODALITIES}
         assert made.mask is not None
         anomalous, normal = mask_cells(made.mask, found["xyz"].grid)
-        kept = _hold_points(rows["xyz"]) & (anomalous | normal)
-        return self._pair({name: part[kept] for name, part in rows.items()}, number), normal[kept]
+        parts = []
+        for altered in [MODALITIES] if self.config.reference else [MODALITIES, *((name,) for name in MODALITIES)]:
+            rows = {name: pasted[name] if name in altered else clean[name] for name in MODALITIES}
+            kept = _hold_points(rows["xyz"]) & (anomalous | normal if altered == MODALITIES else anomalous)
+            if bool(kept.any()):  # a small piece may miss every cell that holds a point
+                parts.append((self._pair({name: part[kept] for name, part in rows.items()}, number), normal[kept]))
+        return parts
 
     @torch.no_grad()
     def _judge(

@@ -12,6 +12,7 @@ from mm3dad.fusion.metric import (
     consistency_loss,
     encode_direction,
     fuse_distances,
+    hinge_loss,
     margin_loss,
     mismatch_loss,
     pick_rank,
@@ -71,6 +72,18 @@ def test_separated_patches_cost_nothing_in_the_margin():
         assert float(margin_loss(torch.rand(3), kind)) == 0
 
 
+def test_hinge_is_its_formula():
+    fused, is_normal = torch.tensor([0.5, 2.0, 1.0, 3.0]), torch.tensor([True, True, False, False])
+    assert float(hinge_loss(fused, is_normal, 4.0)) == pytest.approx((0.25 + 4 + 3 + 0) / 4)
+
+
+def test_a_quantile_below_one_forgives_the_highest_normal_patches():
+    fused, is_normal = torch.cat([torch.ones(99), torch.tensor([9.0, 4.0])]), torch.arange(101) < 100
+    assert float(margin_loss(fused, is_normal)) > 0
+    # Only the one patch beyond the anomalous one overlaps: (81 - 16) over a scale of 1.
+    assert float(margin_loss(fused, is_normal, 0.9)) == pytest.approx(65 / 101, rel=1e-5)
+
+
 def test_scales_of_one_kind_alone():
     top = torch.full((3, 2), math.e)
     for loss in (scale_loss(top, torch.zeros(3, dtype=torch.bool)), mismatch_loss(top)):
@@ -92,6 +105,9 @@ def test_bad_input():
         (lambda: fuse_distances(torch.rand(3, 2), torch.rand(3, 1), torch.ones(2)), ShapeError, "shares"),
         (lambda: pick_rank(torch.rand(3, 2), "median"), ConfigError, "min, max, mean or nearest"),
         (lambda: separation_loss(good, kinds, 0.0), ConfigError, "bound"),
+        (lambda: hinge_loss(good, kinds, math.inf), ConfigError, "bound"),
+        (lambda: hinge_loss(good, kinds[:2], 1.0), ShapeError, "is_normal must be bool"),
+        (lambda: margin_loss(good, kinds, 0.0), ConfigError, "quantile"),
         (lambda: separation_loss(good, kinds[:2], 1.0), ShapeError, "is_normal must be bool"),
         (lambda: margin_loss(-good - 0.1, kinds), DataError, ">= 0"),
         (lambda: consistency_loss(torch.rand(3, 4), torch.rand(3, 4, 2)), ShapeError, "2a"),

@@ -12,6 +12,7 @@ from mm3dad.fusion.metric import (
     consistency_loss,
     encode_direction,
     fuse_distances,
+    hinge_loss,
     margin_loss,
     mismatch_loss,
     pick_rank,
@@ -118,6 +119,17 @@ def test_separation_and_margin(g2sf, net):
         "loss_negative": separation_loss(fused, torch.zeros_like(is_normal), bound, weighted=False),
         "loss_margin": margin_loss(fused, is_normal),
         "loss_margin_unweighted": margin_loss(fused, is_normal),
+    }
+    for key, value in found.items():
+        assert float(value) == pytest.approx(float(g2sf[key]), rel=1e-4, abs=1e-6), key
+
+
+def test_hinge_and_margin_below_a_quantile(g2sf, net):
+    fused, _, _, is_normal = training(g2sf, net)
+    np.testing.assert_allclose(fused, g2sf["negmargin_score"], rtol=1e-4, atol=1e-5)
+    found = {
+        "negmargin_loss": hinge_loss(fused, is_normal, float(g2sf["criterion_margin"])),
+        "negmargin_margin": margin_loss(fused, is_normal, 0.995),
     }
     for key, value in found.items():
         assert float(value) == pytest.approx(float(g2sf[key]), rel=1e-4, abs=1e-6), key

@@ -142,12 +142,14 @@ def test_flow(resad):
     values, condition = resad["flow_x"], resad["flow_cond"]
     count = sum(key.endswith(".w_perm") for key in resad)
     flow = ConditionalFlow(values.shape[1], condition.shape[1], count).eval()
-    names = {"scale": "global_scale", "offset": "global_offset", "rotation": "w_perm"}
+    names = {"scale": "global_scale", "offset": "global_offset"}
     state = {}
     for number in range(count):
         start = f"flow.module_list.{number}."
-        state |= {f"blocks.{number}.{own}": resad[start + theirs].view(-1) for own, theirs in names.items() if own != "rotation"}
-        state[f"blocks.{number}.rotation"] = resad[start + names["rotation"]]
+        state |= {f"blocks.{number}.{own}": resad[start + theirs].view(-1) for own, theirs in names.items()}
+        rotation = resad[start + "w_perm"]
+        np.testing.assert_allclose(rotation.T, resad[start + "w_perm_inv"], rtol=1e-4, atol=1e-5)  # what `inverse` relies on
+        state[f"blocks.{number}.rotation"] = rotation
         state |= {f"blocks.{number}.subnet.{key}": resad[f"{start}subnet.{key}"] for key in ("0.weight", "0.bias", "2.weight", "2.bias")}
     flow.load_state_dict(state)
     latents, gains = flow(values, condition)

@@ -11,6 +11,7 @@ import mm3dad
 from mm3dad.errors import ConfigError, DataError
 from mm3dad.fusion.metric import pick_rank
 from mm3dad.methods._metric import Pairs, judge_pairs, train_metric
+from mm3dad.methods.g2sf import G2SF
 from mm3dad.metrics import auroc
 from mm3dad.nets.scale_net import ScaleNet
 from mm3dad.nets.task import TrainingRun, TrainingSettings
@@ -51,6 +52,28 @@ def test_without_learning_it_is_the_mean_of_both_distances():
     found = detector.predict(make_sample(60, "both"))
     assert found.score <= float(found.parts["rgb_score"] + found.parts["xyz_score"]) / 2 + 1e-5
     assert detector._net is None and "metric" not in detector.training.histories
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_pasted_defect_is_seen_by_both_modalities_and_by_either_alone(reference, monkeypatch):
+    seen = []
+    paste = G2SF._paste
+
+    def look(self, *arguments):
+        seen.append(paste(self, *arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(G2SF, "_paste", look)
+    create(reference=reference, defects=2).fit(make_samples(3))
+    for both, *alone in seen:
+        pairs, is_normal = both
+        assert bool(is_normal.any()) and not bool(is_normal.all())
+        assert len(alone) == (0 if reference else 2)
+        pasted = pairs.features[~is_normal]
+        for number, (found, no_normal) in enumerate(alone):
+            assert not bool(no_normal.any()) and len(found.features) == len(pasted)
+            parts = found.features.tensor_split([found.split], dim=1), pasted.tensor_split([found.split], dim=1)
+            assert torch.equal(parts[0][number], parts[1][number]) and not torch.equal(parts[0][1 - number], parts[1][1 - number])
 
 
 def test_one_sample_is_enough():

@@ -105,6 +105,19 @@ def test_a_gap_in_the_cloud_scores_nothing():
     assert float(heat[:, :16].max()) == 0 < float(heat[:, 50:].min())
 
 
+def test_an_anchor_keeps_the_direction_of_ordinary_cells():
+    """Around the mean of all cells a direction is noise; a constant channel holds it, and is the last one of both features."""
+    samples = make_samples(3)
+    detector = create("cfm").fit(samples)
+    described = detector._source.describe(samples[0])
+    plain, found = described.rescale(detector._scale), detector._bring_to_scale(described)
+    for name in ("rgb", "xyz"):
+        rows = getattr(found, name)
+        assert torch.equal(rows[:, :-1], getattr(plain, name)) and bool((rows[:, -1] == 1).all())
+    bare = create("cfm", anchor=0.0).fit(samples)
+    assert torch.equal(bare._bring_to_scale(described).rgb, plain.rgb)
+
+
 def test_the_published_form_leaves_features_and_place_alone():
     detector = create("cfm", reference=True).fit(make_samples(3))
     assert detector._place((3, 3)).shape == (9, 0)
