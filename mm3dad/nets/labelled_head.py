@@ -13,7 +13,7 @@ class PairProjection(nn.Module):
         channels: of queries and keys.
         width: of what comes out.
         isometric: start as one map that keeps lengths and angles, as far as `width` allows, which is the training-free form. False draws
-            both at random, as published: where training is short, products it has not seen are then told apart worse than without it.
+            both at random, as published, and what queries and rows have in common is learned anew.
     """
 
     def __init__(self, channels: int, width: int, isometric: bool = True) -> None:
