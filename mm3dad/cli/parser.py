@@ -95,6 +95,12 @@ def _share(text: str) -> float:
     return value
 
 
+def verb_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each verb by its name."""
+    (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(verbs.choices)
+
+
 def build_parser() -> Parser:
     """Return the parser; `verb` of its result names the function in `verbs`."""
     parser = Parser(
@@ -109,6 +115,7 @@ def build_parser() -> Parser:
         verb = verbs.add_parser(name, help=summary, description=summary, epilog=f"example:\n{example}\n\n{STATUS}", add_help=not method)
         if method:
             verb.add_argument("-h", "--help", action=MethodHelp)
+        verb.add_argument("--config", metavar="FILE", help="YAML with words of this verb; those given here go before it")
         if json:
             verb.add_argument("--json", metavar="FILE", help=json)
         return verb

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mm3dad import files
+from mm3dad.cli.config import write_config
 from mm3dad.cli.terminal import complain, describe_point, print_catalog, print_results, print_table, say, tabulate_costs
 from mm3dad.errors import ConfigError
 
@@ -108,6 +109,7 @@ def fit(arguments: Namespace) -> int:
         tensorboard=arguments.tensorboard,
     )
     _write_json(arguments, rows)
+    _keep_config(arguments, arguments.out, rows[0]["config"], rows[0]["dataset"]["options"])
     for row in rows:
         size = f"{row['bank_bytes'] / 1e6:.1f} MB, {row['fit_seconds']:.1f} s"
         say(f"{row['folder']}: {row['method']} fitted on {len(row['samples'])} samples of {', '.join(row['categories'])} ({size})")
@@ -235,6 +237,7 @@ def evaluate(arguments: Namespace) -> int:
         auxiliary=arguments.auxiliary,
         **size,
     )
+    _keep_config(arguments, out, result["config"], result["dataset"]["options"], eval_size=result["protocol"]["eval_size"])
     print_results(result)
     page = write_report(out)
     say(f"JSON: {arguments.json or out / 'evaluate.json'}", f"CSV: {out / 'table.csv'}", f"HTML: {page}", f"maps: {out / 'runs'}")
@@ -327,6 +330,13 @@ def _options(arguments: Namespace) -> dict[str, str]:
         if options.setdefault(name, value) != value:
             raise ConfigError(f"--set {name} was given twice, as {options[name]!r} and {value!r}; keep one of them")
     return options
+
+
+def _keep_config(arguments: Namespace, folder: str | Path, config: dict[str, Any], theirs: dict[str, Any], **further: Any) -> None:
+    """Write every option as it was used, so that `--config` repeats it; seed and device have flags of their own."""
+    own = {name: value for name, value in config.items() if name not in ("seed", "device")}
+    sections = {"method": own} | ({"dataset": theirs} if theirs else {})
+    write_config(Path(folder) / "config.yaml", arguments, {**further, **sections})
 
 
 def _literal(text: str) -> str | int | float | bool:
