@@ -273,6 +273,16 @@ def build_parser() -> Parser:
     view.add_argument("--compare", metavar="PATH", help="--serve and --window: other results of the same samples, or another model, beside")
     view.add_argument("--sample", metavar="ID", help='which sample, e.g. "test/hole/003" (default: the highest score)')
 
+    export = add(
+        "export",
+        "write the extractors of a saved model as ONNX, compared with torch; the bank stays outside",
+        "  mm3dad export models/cookie --out onnx --size 400,400",
+        "where the description of the files goes",
+    )
+    export.add_argument("folder", metavar="FOLDER", help="a saved model")
+    export.add_argument("--out", metavar="DIR", required=True, help="gets rgb.onnx, xyz.onnx where the points have a network, export.json")
+    export.add_argument("--size", metavar="H,W", type=_several(_positive), help="of the samples (default: the square of image_size)")
+
     synthesize = add(
         "synthesize",
         "make defects on good parts and write them as a data set, with a contact sheet",

@@ -288,6 +288,21 @@ def _view_live(arguments: Namespace) -> int:
     return 0
 
 
+def export(arguments: Namespace) -> int:
+    """`mm3dad export`."""
+    from mm3dad.run.export import export_model
+
+    size = arguments.size
+    if size is not None and len(size) != 2:
+        raise ConfigError(f"--size is height and width, e.g. 400,400, got {len(size)} numbers")
+    result = export_model(arguments.folder, arguments.out, tuple(size) if size else None)
+    _write_json(arguments, result)
+    for row in result["graphs"]:
+        shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in row["inputs"].items())
+        say(f"{Path(arguments.out) / row['file']}: {shapes} -> {', '.join(row['outputs'])}; off by {row['largest_difference']:.1e} at most")
+    return 0
+
+
 def synthesize(arguments: Namespace) -> int:
     """`mm3dad synthesize`."""
     from mm3dad.run.synthesize import synthesize as make_defects
@@ -374,6 +389,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "evaluate": evaluate,
     "report": report,
     "view": view,
+    "export": export,
     "synthesize": synthesize,
     "list": list_names,
 }
