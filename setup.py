@@ -21,6 +21,7 @@ CORE = [
     "rich>=13.0",
     "safetensors>=0.5",
     "scipy>=1.13",
+    "shtab>=1.7",  # completion by the shell; pure Python without dependencies
     "tifffile>=2024.8.10",
     "timm>=1.0.20",
     "torch>=2.10",

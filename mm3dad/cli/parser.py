@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import mm3dad
+from mm3dad.cli.completion import SHELLS
 from mm3dad.errors import Mm3dadError
 
 STATUS = "exit status: 0 done, 1 the run failed, 2 bad arguments or bad input, 130 interrupted"
@@ -298,6 +299,13 @@ def build_parser() -> Parser:
     synthesize.add_argument("--seed", metavar="S", type=_whole, default=0, help="seed of the defects (default: 0)")
     synthesize.add_argument("--workers", metavar="N", type=_positive, help="processes (default: one per core)")
     _add_set(synthesize, "an option of the synthesizer or the data set, e.g. height=0.003")
+
+    completion = add(
+        "completion",
+        "write the script by which a shell completes verbs, options and names",
+        "  mm3dad completion bash > ~/.local/share/bash-completion/completions/mm3dad",
+    )
+    completion.add_argument("shell", metavar="SHELL", choices=SHELLS, help=" or ".join(SHELLS))
 
     listing = add("list", "list what there is to choose from", "  mm3dad list methods", "where the list goes")
     kinds = ("methods", "synthesizers", "datasets", "weights")

@@ -338,6 +338,16 @@ def list_names(arguments: Namespace) -> int:
     return 0
 
 
+def completion(arguments: Namespace) -> int:
+    """`mm3dad completion`."""
+    from mm3dad.cli.completion import write_completion
+    from mm3dad.cli.parser import build_parser, verb_parsers
+
+    parser = build_parser()
+    say(write_completion(parser, verb_parsers(parser), arguments.shell))
+    return 0
+
+
 def _options(arguments: Namespace) -> dict[str, str]:
     """Collect --set key=value; a key given twice with two values is a slip that must not pass."""
     options: dict[str, str] = {}
@@ -392,4 +402,5 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "export": export,
     "synthesize": synthesize,
     "list": list_names,
+    "completion": completion,
 }

@@ -12,7 +12,7 @@ import torch
 import mm3dad
 from mm3dad import files
 from mm3dad.errors import MissingPackageError, ModelError
-from mm3dad.methods._detector import load_detector
+from mm3dad.methods import load_detector
 from mm3dad.nets.graph import Graph
 from mm3dad.run._arguments import list_versions, require_writable
 from mm3dad.run.progress import track_stages
