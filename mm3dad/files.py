@@ -22,6 +22,7 @@ from mm3dad.errors import DataError, ModelError, StorageError, WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+RESULT_FORMAT = 1  # of evaluate.json and predict.json; raised when an older reader would misread them. Without it: format 1
 MAX_JSON_BYTES = 1 << 28  # parsed JSON takes up to twenty times its text
 MAX_YAML_BYTES = 1 << 17  # written by hand
 MAX_YAML_DEPTH = 20
