@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mm3dad.cli import main
-from mm3dad.cli.config import parse_words
+from mm3dad.cli.config import parse_words, write_config
 from mm3dad.cli.parser import build_parser, verb_parsers
 from mm3dad.errors import ConfigError
 from mm3dad.run._arguments import split_options
@@ -144,3 +144,10 @@ def test_a_section_says_whose_option_it_is():
         split_options("toy", "folder", {"method.unit": "1"})
     with pytest.raises(ConfigError, match="use --device"):
         split_options("toy", "folder", {"method.device": "cuda"})
+
+
+def test_what_was_written_is_parsed_to_the_same_words(tmp_path):
+    words = ["fit", "toy", "--dataset", "folder", "--root", "r", "--out", "o", "--category", "a", "--multiclass", "--set", "gain=2"]
+    path = write_config(tmp_path / "c.yaml", parse(*words), {"gain": 2})
+    assert yaml.safe_load(path.read_text())["seed"] == 0  # said, although it is the default
+    assert vars(parse("fit", "--config", path)) == {**vars(parse(*words)), "config": str(path)}

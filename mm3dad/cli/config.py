@@ -68,7 +68,9 @@ def write_config(path: str | Path, arguments: Namespace, options: dict[str, Any]
     """
     left_out = {"verb", "config", "options", "shots", "overwrite", "rescore"}  # the last two are of one call
     words = {
-        name.replace("_", "-"): value for name, value in vars(arguments).items() if name not in left_out and value not in (None, False)
+        name.replace("_", "-"): value
+        for name, value in vars(arguments).items()
+        if name not in left_out and value is not None and value is not False
     }
     if hasattr(arguments, "shots"):
         shots = arguments.shots if isinstance(arguments.shots, list) else [arguments.shots]
