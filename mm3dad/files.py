@@ -22,7 +22,10 @@ from mm3dad.errors import DataError, ModelError, StorageError, WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+RESULT_FORMAT = 1  # of evaluate.json and predict.json; raised when an older reader would misread them. Without it: format 1
 MAX_JSON_BYTES = 1 << 28  # parsed JSON takes up to twenty times its text
+MAX_YAML_BYTES = 1 << 17  # written by hand
+MAX_YAML_DEPTH = 20
 MAX_CHECKPOINT_BYTES = 1 << 33  # no published backbone comes near
 
 
@@ -134,6 +137,61 @@ def read_json(path: str | Path) -> Any:
         raise DataError(f"expected a JSON file at {path}, found none; check the path") from error
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f"{path} is not readable JSON ({error}); write it again") from error
+
+
+def write_yaml(path: str | Path, value: Any) -> Path:
+    """Write plain values as YAML (NaN and infinities become null), whole or not at all."""
+    import yaml
+
+    return write_text(path, yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True))
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read plain values from YAML; nothing in it is run, and a name stands for one value once.
+
+    Raises:
+        DataError: missing, no YAML, larger than `MAX_YAML_BYTES`, deeper than `MAX_YAML_DEPTH`, a name given twice, or with
+            references (`*name`), by which a few lines can stand for more than memory holds.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_YAML_BYTES:
+            raise DataError(f"{path} has {size} bytes, YAML is read up to {MAX_YAML_BYTES}; check what it is")
+        text = path.read_text(encoding="utf-8")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # before anything nests as deep as it likes
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_YAML_DEPTH:
+                raise DataError(f"{path} nests deeper than {MAX_YAML_DEPTH} levels; check what it is")
+            if isinstance(event, yaml.AliasEvent):
+                raise DataError(f"{path} has a reference, *{event.anchor}; write the value out")
+        _check_names(path, yaml.compose(text, Loader=yaml.SafeLoader))
+        return yaml.safe_load(text)
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"expected a YAML file at {path}, found none; check the path") from error
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, MemoryError) as error:
+        raise DataError(f"{path} is not readable YAML ({' '.join(str(error).split())}); mend it") from error
+
+
+def _check_names(path: Path, node: Any) -> None:
+    """Refuse a name given twice: YAML would keep the last without a word."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if names.count(name) > 1:
+                raise DataError(f"{path} gives {name!r} twice; keep one of them")
+        for _, value in node.value:
+            _check_names(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _check_names(path, value)
 
 
 def format_line(value: Any) -> str:

@@ -255,3 +255,39 @@ def test_lines_are_appended_whole_after_a_torn_one(tmp_path):
         files.append_line(tmp_path, {})
     with pytest.raises(DataError, match="cannot read"):
         files.read_lines(tmp_path)
+
+
+def test_yaml_is_read_as_plain_values_and_written_whole(tmp_path):
+    value = {"set": {"gain": 2.5, "names": ["rgb", "xyz"]}, "none": None, "yes": True}
+    assert files.read_yaml(files.write_yaml(tmp_path / "a.yaml", value)) == value
+    assert files.read_yaml(files.write_yaml(tmp_path / "b.yaml", {"nan": float("nan"), "pair": (1, 2)})) == {"nan": None, "pair": [1, 2]}
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.yaml", "b.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a: [1", "not readable YAML"),
+        ("a: !!python/object/apply:os.system ['true']", "not readable YAML"),
+        ("a: &x [1]\nb: [*x, *x]", r"reference, \*x"),
+        ("a: 1\nb: 2\na: 3", "gives 'a' twice"),
+        ("set:\n  gain: 1\n  gain: 2", "gives 'gain' twice"),
+        ("[" * 100_000, "nests deeper"),
+        ("a: \x00", "not readable YAML"),
+    ],
+)
+def test_yaml_that_cannot_be_trusted_is_refused(tmp_path, text, part):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(DataError, match=part):
+        files.read_yaml(tmp_path / "a.yaml")
+
+
+def test_yaml_that_is_missing_or_too_large_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="found none"):
+        files.read_yaml(tmp_path / "a.yaml")
+    with pytest.raises(DataError, match="not readable YAML"):
+        files.read_yaml(tmp_path)
+    monkeypatch.setattr(files, "MAX_YAML_BYTES", 4)
+    (tmp_path / "a.yaml").write_text("a: 12")
+    with pytest.raises(DataError, match="read up to 4"):
+        files.read_yaml(tmp_path / "a.yaml")

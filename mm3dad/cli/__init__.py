@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mm3dad.cli.parser import build_parser
+from mm3dad.cli.config import parse_words
+from mm3dad.cli.parser import build_parser, verb_parsers
 from mm3dad.cli.terminal import complain
 from mm3dad.errors import Mm3dadError
 
@@ -24,10 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from mm3dad.cli import verbs
 
+    parser = build_parser()
     try:
-        arguments = build_parser().parse_args(argv)
+        arguments = parse_words(parser, verb_parsers(parser), sys.argv[1:] if argv is None else argv)
     except SystemExit as stop:  # argparse leaves this way after --help and after an error
         return int(stop.code or 0)
+    except Mm3dadError as error:  # in the file of --config
+        return complain(str(error), error.exit_status)
     verb = verbs.VERBS[arguments.verb]
     if os.environ.get("MM3DAD_DEBUG", "0") not in ("", "0"):
         return verb(arguments)

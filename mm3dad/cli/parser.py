@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import mm3dad
+from mm3dad.cli.completion import SHELLS
 from mm3dad.errors import Mm3dadError
 
 STATUS = "exit status: 0 done, 1 the run failed, 2 bad arguments or bad input, 130 interrupted"
@@ -95,6 +96,12 @@ def _share(text: str) -> float:
     return value
 
 
+def verb_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each verb by its name."""
+    (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(verbs.choices)
+
+
 def build_parser() -> Parser:
     """Return the parser; `verb` of its result names the function in `verbs`."""
     parser = Parser(
@@ -109,6 +116,7 @@ def build_parser() -> Parser:
         verb = verbs.add_parser(name, help=summary, description=summary, epilog=f"example:\n{example}\n\n{STATUS}", add_help=not method)
         if method:
             verb.add_argument("-h", "--help", action=MethodHelp)
+        verb.add_argument("--config", metavar="FILE", help="YAML with words of this verb; those given here go before it")
         if json:
             verb.add_argument("--json", metavar="FILE", help=json)
         return verb
@@ -266,6 +274,16 @@ def build_parser() -> Parser:
     view.add_argument("--compare", metavar="PATH", help="--serve and --window: other results of the same samples, or another model, beside")
     view.add_argument("--sample", metavar="ID", help='which sample, e.g. "test/hole/003" (default: the highest score)')
 
+    export = add(
+        "export",
+        "write the extractors of a saved model as ONNX, compared with torch; the bank stays outside",
+        "  mm3dad export models/cookie --out onnx --size 400,400",
+        "where the description of the files goes",
+    )
+    export.add_argument("folder", metavar="FOLDER", help="a saved model")
+    export.add_argument("--out", metavar="DIR", required=True, help="gets rgb.onnx, xyz.onnx where the points have a network, export.json")
+    export.add_argument("--size", metavar="H,W", type=_several(_positive), help="of the samples (default: the square of image_size)")
+
     synthesize = add(
         "synthesize",
         "make defects on good parts and write them as a data set, with a contact sheet",
@@ -281,6 +299,13 @@ def build_parser() -> Parser:
     synthesize.add_argument("--seed", metavar="S", type=_whole, default=0, help="seed of the defects (default: 0)")
     synthesize.add_argument("--workers", metavar="N", type=_positive, help="processes (default: one per core)")
     _add_set(synthesize, "an option of the synthesizer or the data set, e.g. height=0.003")
+
+    completion = add(
+        "completion",
+        "write the script by which a shell completes verbs, options and names",
+        "  mm3dad completion bash > ~/.local/share/bash-completion/completions/mm3dad",
+    )
+    completion.add_argument("shell", metavar="SHELL", choices=SHELLS, help=" or ".join(SHELLS))
 
     listing = add("list", "list what there is to choose from", "  mm3dad list methods", "where the list goes")
     kinds = ("methods", "synthesizers", "datasets", "weights")

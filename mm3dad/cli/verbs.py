@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mm3dad import files
+from mm3dad.cli.config import write_config
 from mm3dad.cli.terminal import complain, describe_point, print_catalog, print_results, print_table, say, tabulate_costs
 from mm3dad.errors import ConfigError
 
@@ -108,6 +109,7 @@ def fit(arguments: Namespace) -> int:
         tensorboard=arguments.tensorboard,
     )
     _write_json(arguments, rows)
+    _keep_config(arguments, arguments.out, rows[0]["config"], rows[0]["dataset"]["options"])
     for row in rows:
         size = f"{row['bank_bytes'] / 1e6:.1f} MB, {row['fit_seconds']:.1f} s"
         say(f"{row['folder']}: {row['method']} fitted on {len(row['samples'])} samples of {', '.join(row['categories'])} ({size})")
@@ -238,6 +240,7 @@ def evaluate(arguments: Namespace) -> int:
         auxiliary=arguments.auxiliary,
         **size,
     )
+    _keep_config(arguments, out, result["config"], result["dataset"]["options"], eval_size=result["protocol"]["eval_size"])
     print_results(result)
     page = write_report(out)
     say(f"JSON: {arguments.json or out / 'evaluate.json'}", f"CSV: {out / 'table.csv'}", f"HTML: {page}", f"maps: {out / 'runs'}")
@@ -288,6 +291,21 @@ def _view_live(arguments: Namespace) -> int:
     return 0
 
 
+def export(arguments: Namespace) -> int:
+    """`mm3dad export`."""
+    from mm3dad.run.export import export_model
+
+    size = arguments.size
+    if size is not None and len(size) != 2:
+        raise ConfigError(f"--size is height and width, e.g. 400,400, got {len(size)} numbers")
+    result = export_model(arguments.folder, arguments.out, tuple(size) if size else None)
+    _write_json(arguments, result)
+    for row in result["graphs"]:
+        shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in row["inputs"].items())
+        say(f"{Path(arguments.out) / row['file']}: {shapes} -> {', '.join(row['outputs'])}; off by {row['largest_difference']:.1e} at most")
+    return 0
+
+
 def synthesize(arguments: Namespace) -> int:
     """`mm3dad synthesize`."""
     from mm3dad.run.synthesize import synthesize as make_defects
@@ -323,6 +341,16 @@ def list_names(arguments: Namespace) -> int:
     return 0
 
 
+def completion(arguments: Namespace) -> int:
+    """`mm3dad completion`."""
+    from mm3dad.cli.completion import write_completion
+    from mm3dad.cli.parser import build_parser, verb_parsers
+
+    parser = build_parser()
+    say(write_completion(parser, verb_parsers(parser), arguments.shell))
+    return 0
+
+
 def _options(arguments: Namespace) -> dict[str, str]:
     """Collect --set key=value; a key given twice with two values is a slip that must not pass."""
     options: dict[str, str] = {}
@@ -330,6 +358,13 @@ def _options(arguments: Namespace) -> dict[str, str]:
         if options.setdefault(name, value) != value:
             raise ConfigError(f"--set {name} was given twice, as {options[name]!r} and {value!r}; keep one of them")
     return options
+
+
+def _keep_config(arguments: Namespace, folder: str | Path, config: dict[str, Any], theirs: dict[str, Any], **further: Any) -> None:
+    """Write every option as it was used, so that `--config` repeats it; seed and device have flags of their own."""
+    own = {name: value for name, value in config.items() if name not in ("seed", "device")}
+    sections = {"method": own} | ({"dataset": theirs} if theirs else {})
+    write_config(Path(folder) / "config.yaml", arguments, {**further, **sections})
 
 
 def _literal(text: str) -> str | int | float | bool:
@@ -367,6 +402,8 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "evaluate": evaluate,
     "report": report,
     "view": view,
+    "export": export,
     "synthesize": synthesize,
     "list": list_names,
+    "completion": completion,
 }

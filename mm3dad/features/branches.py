@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mm3dad.errors import DataError
@@ -25,6 +26,7 @@ from mm3dad.features.points import (
 )
 from mm3dad.features.rgb import RGBExtractor, resize_image, stack_layers
 from mm3dad.features.weights import TABLE, cache_folder, describe
+from mm3dad.nets.graph import Graph
 from mm3dad.types import Sample
 
 # Spread of a relief channel beside that of the whole FPFH block: enough to see a wide flat dent, too little to blur the rest.
@@ -71,6 +73,10 @@ class RGBBranch:
     def blocks(self) -> tuple[tuple[int, float], ...]:
         """How a bank scales the channels: empty, each by its own spread."""
         return ()
+
+    def graph(self, size: tuple[int, int]) -> Graph:
+        """Return the backbone as a graph for samples of (H, W) pixels."""
+        return self.extractor.graph(size, self.image_size)
 
     def describe(self, samples: Sequence[Sample]) -> list[Patches]:
         """Return the patches of each sample's image."""
@@ -121,6 +127,10 @@ class PointBranch:
         relief = ((1, RELIEF_WEIGHT),) * 3
         width = FPFH_STATISTICS if self._net is None else self._net.norm.normalized_shape[0] * len(TABLE["point_mae"].layers)
         return ((width, 1.0), *relief)
+
+    def graph(self, size: tuple[int, int]) -> Graph | None:
+        """Return the encoder as a graph; None where there is none, as with FPFH."""
+        return None if self._net is None else graph_points(self._net, TABLE["point_mae"].layers, self.centers, self.group_size)
 
     def describe(self, samples: Sequence[Sample]) -> list[Patches]:
         """Return the group features of each sample's cloud.
@@ -201,6 +211,32 @@ def augment(sample: Sample, quarter_turns: int, mirror: bool = False) -> Sample:
 
     meta = replace(sample.meta, id=f"{sample.meta.id}+{quarter_turns}{'m' if mirror else ''}")
     return Sample(turn(sample.rgb), turn(sample.xyz), turn(sample.valid), turn(sample.mask), sample.label, meta)
+
+
+def graph_points(net: nn.Module, layers: Sequence[int], groups: int, size: int) -> Graph:
+    """Return a point encoder as a graph of one cloud: groups (G, size, 3) and centres (G, 3) to tokens (G, dim), one per layer."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "groups": 0.1 * torch.randn(groups, size, 3, generator=generator),
+        "centers": torch.rand(groups, 3, generator=generator) * 2 - 1,
+    }
+    note = {
+        "input": "groups (G, size, 3) float32, points minus the centre of their group; centers (G, 3); both in a unit sphere, not metres",
+        "output": "one (G, dim) float32 array of tokens per block of the encoder",
+        "layers": list(layers),
+    }
+    return Graph("xyz", _Encoding(net, layers).eval().cpu(), inputs, tuple(f"block_{n}" for n in layers), note)
+
+
+class _Encoding(nn.Module):
+    """An encoder with the blocks to read fixed."""
+
+    def __init__(self, net: nn.Module, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.net, self.layers = copy.deepcopy(net), tuple(layers)
+
+    def forward(self, groups: Tensor, centers: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.net(groups, centers, self.layers))
 
 
 def load_point_net(weights: str) -> tuple[Any, list[dict[str, Any]]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mm3dad import files
 from mm3dad.errors import ModelError
 from mm3dad.features.branches import Patches, PointBranch, RGBBranch
+from mm3dad.nets.graph import Graph
 from mm3dad.types import Sample
 
 Found = TypeVar("Found")
@@ -132,6 +133,10 @@ class CachedBranch(CachedFeatures[Patches]):
     def blocks(self) -> tuple[tuple[int, float], ...]:
         """As the branch's."""
         return self.branch.blocks
+
+    def graph(self, size: tuple[int, int]) -> Graph | None:
+        """As the branch's."""
+        return self.branch.graph(size)
 
     def to_map(self, scores: Tensor, patches: Patches, sample: Sample) -> Tensor:
         """As the branch's."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mm3dad.errors import ConfigError, WeightsError, nearest_name
 from mm3dad.features.weights import HALF, IMAGENET, RANDOM, TABLE, Weights, describe, load_into, locate_file, read_checkpoint
+from mm3dad.nets.graph import Graph
 
 
 class RGBExtractor:
@@ -117,6 +119,40 @@ class RGBExtractor:
                 )
             found.append(([prefix[0, 0].float() for _, prefix in layers], [patches[0].float() for patches, _ in layers]))
         return found
+
+    def graph(self, size: tuple[int, int], image_size: int) -> Graph:
+        """Return `extract` of one image as a graph, from [0, 1] to maps, in float32 on the CPU.
+
+        Args:
+            size: (H, W) of the samples.
+            image_size: side of the square with as many pixels as the network's input.
+        """
+        height, width = self.input_size(size, image_size)
+        generator = torch.Generator().manual_seed(0)
+        note = {
+            "input": "image (1, 3, H, W) float32 in [0, 1], RGB, brought to H x W (bicubic, anti-aliased); mean and std are in the graph",
+            "output": "one (1, C, h, w) float32 map per layer of the backbone",
+            "layers": list(self.layers),
+        }
+        net = _Extraction(self._net, self._mean, self._std, self.layers).eval().cpu()
+        return Graph(
+            "rgb", net, {"image": torch.rand(1, 3, height, width, generator=generator)}, tuple(f"layer_{n}" for n in self.layers), note
+        )
+
+
+class _Extraction(nn.Module):
+    """Normalisation and backbone in one module, a copy that may leave the device."""
+
+    def __init__(self, net: nn.Module, mean: Tensor, std: Tensor, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.net = copy.deepcopy(net)
+        self.layers = list(layers)
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("std", std.clone())
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        maps = self.net.forward_intermediates((image - self.mean) / self.std, indices=self.layers, stop_early=True, intermediates_only=True)
+        return tuple(maps)
 
 
 def resize_image(rgb: Tensor, size: tuple[int, int]) -> Tensor:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mm3dad.methods.explanation import Explanation
+    from mm3dad.nets.graph import Graph
 
 FORMAT = 1
 Progress = Callable[[str, int, int], None]
@@ -166,6 +167,14 @@ class Detector(ABC):
             DataError, ModelError: as `predict`.
         """
         raise ConfigError(f"{self.name} does not explain its scores; give a model of duet, or look at the maps without a model")
+
+    def graphs(self, size: tuple[int, int]) -> list[Graph]:
+        """Return the networks that make the features of samples of (H, W) pixels, for `mm3dad export`; optional.
+
+        Raises:
+            ConfigError: the method has none that can leave it.
+        """
+        raise ConfigError(f"{self.name} has no extractor that can be exported; export a model of duet")
 
     def _conclude(self, sample: Sample, score: float, pixels: Tensor, parts: dict[str, Tensor] | None = None) -> Prediction:
         """Return the prediction of a method with one threshold; without one it says neither good nor defective."""

@@ -24,6 +24,7 @@ from mm3dad.methods._config import MODALITIES, check_modalities, check_ranges, c
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.methods._modality import Match, Modality
 from mm3dad.methods.explanation import Explanation
+from mm3dad.nets.graph import Graph
 from mm3dad.ops import nearest_neighbors
 from mm3dad.scoring.calibrate import fold_indices, threshold_for_rate
 from mm3dad.scoring.maps import smooth_map, top_fraction_score
@@ -272,6 +273,13 @@ class Duet(Detector):
         return [
             self._predict_one(sample, found, *self._match(found)) for sample, found in zip(samples, self._describe(samples), strict=True)
         ]
+
+    def graphs(self, size: tuple[int, int]) -> list[Graph]:
+        self._require_fit()
+        made = [graph for part in self._parts.values() if (graph := part.branch.graph(size)) is not None]
+        if not made:
+            raise ConfigError("this duet model has no network to export: its points are described by FPFH; fit one with modalities=rgb,xyz")
+        return made
 
     def explain(self, sample: Sample) -> Explanation:
         self._require_fit()

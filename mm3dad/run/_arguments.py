@@ -24,22 +24,35 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "open3d-cpu", "ope
 def split_options(method: str, dataset: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Part `--set` options into the method's and the dataset's.
 
+    `method.NAME` and `dataset.NAME` say whose option is meant; NAME alone is the method's where both have it.
+
     Raises:
-        ConfigError: neither knows the option, or it belongs to a flag of its own.
+        ConfigError: neither knows the option, it belongs to a flag of its own, or it is given twice.
     """
-    own = {field.name for field in dataclasses.fields(METHODS.get(method).Config)}
-    theirs = set(DATASETS.get(dataset).options)
-    for name in options:
+    sections = {
+        "method": {field.name for field in dataclasses.fields(METHODS.get(method).Config)},
+        "dataset": set(DATASETS.get(dataset).options),
+    }
+    found: dict[str, dict[str, Any]] = {"method": {}, "dataset": {}}
+    for given, value in options.items():
+        section, separator, name = given.partition(".")
+        if not separator:
+            section, name = "method" if given in sections["method"] else "dataset", given
         if name in ("seed", "device"):
             raise ConfigError(
                 f"option {name} has its own flag; use --{'seed(s)' if name == 'seed' else 'device'} instead of --set {name}=..."
             )
         if name == "eval_size":
             raise ConfigError("eval_size is no option of a method; it goes with `mm3dad evaluate`, in Python as evaluate(eval_size=...)")
-        if name not in own | theirs:
-            known = (own | theirs | {"eval_size"}) - {"seed", "device"}
-            raise ConfigError(f"unknown option {name!r} of {method} on {dataset}; {nearest_name(name, known)}")
-    return {k: v for k, v in options.items() if k in own}, {k: v for k, v in options.items() if k in theirs - own}
+        if section not in sections or name not in sections[section]:
+            known = (sections["method"] | sections["dataset"] | {"eval_size"}) - {"seed", "device"}
+            if separator:
+                known = {f"{room}.{one}" for room in sections for one in sections[room] - {"seed", "device"}}
+            raise ConfigError(f"unknown option {given!r} of {method} on {dataset}; {nearest_name(given, known)}")
+        if name in found[section]:
+            raise ConfigError(f"option {name} was given twice, as {given} and without its section; keep one of them")
+        found[section][name] = value
+    return found["method"], found["dataset"]
 
 
 def resolve_device(device: str | None) -> str:

@@ -171,6 +171,7 @@ def _write(
     done = [run for run in runs if run.folder in finished]
     lines = [run.line(finished[run.folder]) for run in done]
     result = {
+        "format": files.RESULT_FORMAT,
         "mm3dad": mm3dad.__version__,
         "method": request.method,
         "config": request.config(None),

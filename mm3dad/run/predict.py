@@ -238,7 +238,10 @@ def predict_inputs(
             files.write_json(out / "predictions.json", result.rows)
             command = shlex.join(["mm3dad", "predict", str(folder), *map(str, inputs), "--out", str(out)])
             failures = dict(result.failures)
-            files.write_json(out / "predict.json", {**describe_model(detector, folder), "command": command, "failures": failures})
+            files.write_json(
+                out / "predict.json",
+                {"format": files.RESULT_FORMAT, **describe_model(detector, folder), "command": command, "failures": failures},
+            )
         if json is not None:
             files.write_json(json, result.rows)
     return result

@@ -93,20 +93,29 @@ def read_output(folder: str | Path) -> Output:
     """Read a result folder.
 
     Raises:
-        DataError: neither evaluate.json nor predictions.json is there, or a file is damaged.
+        DataError: neither evaluate.json nor predictions.json is there, or a file is damaged or of a newer format.
     """
     folder = Path(folder)
     if (folder / "evaluate.json").is_file():
         result = files.read_json(folder / "evaluate.json")
         if not isinstance(result, dict):
             raise DataError(f"{folder / 'evaluate.json'} must hold a JSON object, got {type(result).__name__}; run evaluate again")
+        _check_format(folder / "evaluate.json", result)
         return Output(folder, "evaluate", result, _read_runs(folder, result))
     if (folder / "predictions.json").is_file():
         listed = files.read_json(folder / "predictions.json")
         rows = _read_rows(listed, folder, folder / "predictions.json", "")
         about = files.read_json(folder / "predict.json") if (folder / "predict.json").is_file() else {}
-        return Output(folder, "predict", about if isinstance(about, dict) else {}, [Run("", None, "full", rows)] if rows else [])
+        about = about if isinstance(about, dict) else {}
+        _check_format(folder / "predict.json", about)
+        return Output(folder, "predict", about, [Run("", None, "full", rows)] if rows else [])
     raise DataError(f"expected evaluate.json or predictions.json in {folder}, found neither; give the --out folder of evaluate or predict")
+
+
+def _check_format(path: Path, content: dict[str, Any]) -> None:
+    version = content.get("format", 1)
+    if not isinstance(version, int) or version > files.RESULT_FORMAT:
+        raise DataError(f"{path} has format {version}, this version reads up to {files.RESULT_FORMAT}; update mm3dad")
 
 
 def _read_runs(folder: Path, result: dict[str, Any]) -> list[Run]:
