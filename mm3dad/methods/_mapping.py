@@ -115,7 +115,8 @@ class MappingDetector(Detector):
         found = found.rescale(self._scale)
         if not self._anchor:
             return found
-        return replace(found, **{name: F.pad(getattr(found, name), (0, 1), value=self._anchor) for name in MODALITIES})
+        rgb, xyz = (F.pad(rows, (0, 1), value=self._anchor) for rows in (found.rgb, found.xyz))
+        return replace(found, rgb=rgb, xyz=xyz)
 
     def _place(self, grid: Grid) -> Tensor:
         return code_places(grid, 0 if self.config.reference else self.config.place)
