@@ -37,7 +37,9 @@ def _fitting(fit: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(fit)
     def fitting(self: Any, samples: Any, *arguments: Any, **named: Any) -> Any:
-        fitted = fit(self, _in_order(samples), *arguments, **named)
+        # Whether a short training on a labelled set converges may hang on its order (resad's does): there the caller's stays.
+        is_learned = self.needs.trains and "auxiliary" in self.needs.settings
+        fitted = fit(self, samples if is_learned else _in_order(samples), *arguments, **named)
         self.operating_point = None
         return fitted
 

@@ -36,7 +36,7 @@ class MappingConfig(RegisteredConfig):
     depth: int = option(3, "linear layers of each mapping; published: 3, and 7 on Eyecandies")
     hidden: int = option(384, "least width of the hidden layers; 0 and reference=true: the mean of input and output, as published")
     anchor: float = option(
-        1.0, "constant channel of both features: without it the direction of a cell like most is noise; 0 and reference=true: none"
+        0.0, "constant channel of both features, where the direction of a cell like most would be noise; 0 and reference=true: none"
     )
     place: int = option(6, "octaves of the code of a cell's place that the mappings see; 0 and reference=true: none, as published")
     epochs: int = option(40, "most passes over the training cells; published: 50 in the script, 250 in the runs of the paper")
