@@ -111,7 +111,7 @@ def test_maps_follow_the_samples_size(fitted):
 
 
 def test_repeats_bit_for_bit_in_any_order_of_the_samples(fitted, predictions, tests):
-    is_learned = fitted.needs.trains and "auxiliary" in fitted.needs.settings  # the order of a labelled training set is part of the training
+    is_learned = fitted.needs.trains and "auxiliary" in fitted.needs.settings  # then the order is part of the training
     samples = make_training(fitted.name)
     assert_same(create(fitted.name).fit(samples if is_learned else samples[::-1]).predict_all(tests), predictions)
 
