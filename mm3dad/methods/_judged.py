@@ -36,10 +36,12 @@ def _fitting(fit: Callable[..., Any]) -> Callable[..., Any]:
     """The scores change with the fit, so the point that was chosen on the old ones goes; a fit that fails leaves it."""
 
     @functools.wraps(fit)
-    def fitting(self: Any, samples: Any, *arguments: Any, **named: Any) -> Any:
+    def fitting(self: Any, *arguments: Any, **named: Any) -> Any:
         # Whether a short training on a labelled set converges may hang on its order (resad's does): there the caller's stays.
-        is_learned = self.needs.trains and "auxiliary" in self.needs.settings
-        fitted = fit(self, samples if is_learned else _in_order(samples), *arguments, **named)
+        if not (self.needs.trains and "auxiliary" in self.needs.settings):
+            arguments = (*map(_in_order, arguments[:1]), *arguments[1:])
+            named |= {name: _in_order(value) for name, value in named.items() if name == "samples"}
+        fitted = fit(self, *arguments, **named)
         self.operating_point = None
         return fitted
 
