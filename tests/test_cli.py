@@ -56,7 +56,7 @@ def test_every_verb_has_help_with_an_example_that_parses(verb, capsys):
     assert main([verb, "--help"]) == 0
     text = capsys.readouterr().out
     assert "exit status: 0 done" in text
-    examples = [line.split() for line in text.splitlines() if line.startswith(f"  mm3dad {verb}")]
+    examples = [line.partition(" > ")[0].split() for line in text.splitlines() if line.startswith(f"  mm3dad {verb}")]
     assert examples
     for words in examples:
         assert build_parser().parse_args(words[1:]).verb == verb

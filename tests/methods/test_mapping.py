@@ -108,13 +108,13 @@ def test_a_gap_in_the_cloud_scores_nothing():
 def test_an_anchor_keeps_the_direction_of_ordinary_cells():
     """Around the mean of all cells a direction is noise; a constant channel holds it, and is the last one of both features."""
     samples = make_samples(3)
-    detector = create("cfm").fit(samples)
+    detector = create("cfm", anchor=1.0).fit(samples)
     described = detector._source.describe(samples[0])
     plain, found = described.rescale(detector._scale), detector._bring_to_scale(described)
     for name in ("rgb", "xyz"):
         rows = getattr(found, name)
         assert torch.equal(rows[:, :-1], getattr(plain, name)) and bool((rows[:, -1] == 1).all())
-    bare = create("cfm", anchor=0.0).fit(samples)
+    bare = create("cfm").fit(samples)
     assert torch.equal(bare._bring_to_scale(described).rgb, plain.rgb)
 
 
