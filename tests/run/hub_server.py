@@ -14,13 +14,12 @@ TOKEN, READER = "hf_writer", "hf_reader"
 
 
 class FakeHub:
-    """Repositories in memory: name -> commits, each name -> bytes. Every file travels inside its commit, as small ones do on the real hub."""
+    """Repositories in memory: name -> commits, each name -> bytes. A file travels inside its commit, as small ones do on the real hub."""
 
     def __init__(self) -> None:
         self.repos: dict[str, list[dict[str, bytes]]] = {}
         self.private: dict[str, bool] = {}
         self.fetched: list[str] = []
-        self.down = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -72,14 +71,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.refuse(404, "RevisionNotFound")
         return files
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self.do_GET()
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if self.hub.down:
-            self.answer(503)
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             repo, revision = match[1], match[2] or "main"
             if (files := self.find(repo, revision)) is not None:
                 sha = self.hub.commit_id(repo) if revision == "main" else revision
@@ -102,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.answer(404)
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.token != TOKEN:
             self.refuse(403 if self.token == READER else 401, "Forbidden")

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 import yaml
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 
 import mm3dad
 from mm3dad.cli import main
@@ -24,7 +24,8 @@ toy.register()
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     server = FakeHub()
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)  # HF_ENDPOINT is read once, when the client is imported
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
@@ -75,7 +76,14 @@ def test_the_card_says_what_the_model_is_and_no_path_of_this_machine(hub, tree, 
     fields = yaml.safe_load(header)
     assert fields["license"] == "mit" and {"toy", "rgb", "xyz", "anomaly-detection", "mvtec3d"} <= set(fields["tags"])
     command = "mm3dad fit toy --dataset mvtec3d --root data --category nut --shots 4 --seed 3 --out model --set gain=2.0"
-    for part in ("mm3dad pull acme/nut", 'mm3dad.load("hub:acme/nut")', "4 samples of nut", "25.0% false alarms", "| gain | 2.0 |", "torch"):
+    for part in (
+        "mm3dad pull acme/nut",
+        'mm3dad.load("hub:acme/nut")',
+        "4 samples of nut",
+        "25.0% false alarms",
+        "| gain | 2.0 |",
+        "torch",
+    ):
         assert part in text
     assert command.replace("--root data", f"--root {tree.name}") in text
     assert all(str(tmp_path).encode() not in body and str(tree.parent).encode() not in body for body in kept.values())
@@ -126,10 +134,11 @@ def test_who_may_not_gets_one_line(hub, model, tmp_path, monkeypatch):
         push_model(model, "acme/nut")
 
 
-def test_a_hub_that_is_down(hub, model, tmp_path, monkeypatch):
+def test_a_hub_that_is_down(hub, model, tmp_path):
     push_model(model, "acme/nut")
     pull_model("acme/nut", tmp_path / "out")
     hub.close()
+    close_session()  # kept connections outlive the server
     pull_model("acme/nut", tmp_path / "again")  # from the cache
     with pytest.raises(StorageError, match="the hub cannot be reached for acme/other"):
         pull_model("acme/other", tmp_path / "out")
