@@ -35,6 +35,8 @@ EXTRAS = {
     "diffusion": ["diffusers>=0.35", "scikit-learn>=1.5"],
     "scale": ["ray>=2.49"],
     "tensorboard": ["tensorboard>=2.17"],
+    "wandb": ["wandb>=0.19"],
+    "mlflow": ["mlflow-skinny>=3.1"],  # a client; local databases take the whole mlflow
     "view": ["viser>=1.1"],
     "serve": ["fastapi>=0.115", "python-multipart>=0.0.9", "uvicorn>=0.30"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],

@@ -106,7 +106,7 @@ def fit(arguments: Namespace) -> int:
         multiclass=arguments.multiclass,
         device=arguments.device,
         auxiliary=arguments.auxiliary,
-        tensorboard=arguments.tensorboard,
+        tracker=arguments.track,
     )
     _write_json(arguments, rows)
     _keep_config(arguments, arguments.out, rows[0]["config"], rows[0]["dataset"]["options"])

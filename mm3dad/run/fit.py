@@ -21,7 +21,8 @@ from mm3dad.run._lock import held
 from mm3dad.run._splits import choose_categories, open_splits
 from mm3dad.run.auxiliary import check_use, describe_auxiliary, is_auxiliary, open_auxiliary, uses_normals
 from mm3dad.run.progress import track_stages
-from mm3dad.run.training import CHECKPOINTS, describe_training, open_training, require_tensorboard
+from mm3dad.run.track import require_tracker
+from mm3dad.run.training import CHECKPOINTS, describe_training, open_training
 from mm3dad.types import Sample, SampleSequence
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def fit_on(
     title: str,
     auxiliary: Sequence[Dataset] = (),
     folder: Path | None = None,
-    tensorboard: bool = False,
+    tracker: str | None = None,
 ) -> tuple[list[str], float]:
     """Fit on one category, or on several joined; validation samples may set the threshold.
 
@@ -111,7 +112,7 @@ def fit_on(
         auxiliary: labelled sets of other products; where they are given, all their samples are what is fitted on, with the chosen normal
             samples of the categories behind them for a method that uses both.
         folder: where a method that trains keeps checkpoints, from which a later call goes on; None keeps none.
-        tensorboard: write its curves there.
+        tracker: where its curves go, tensorboard, wandb or mlflow; None keeps none.
 
     Returns:
         The ids fitted on, and the seconds it took (reading included).
@@ -137,7 +138,7 @@ def fit_on(
                 "samples": train.ids,
                 "data_sha256": fingerprint(datasets),
             }
-            detector.training = stack.enter_context(open_training(folder, identity, tensorboard))
+            detector.training = stack.enter_context(open_training(folder, identity, tracker))
         detector.fit(train, progress=progress, validation=validation if len(validation) else None)
     return train.ids, time.perf_counter() - start
 
@@ -155,7 +156,7 @@ def fit_detector(
     multiclass: bool = False,
     device: str | None = "cpu",
     auxiliary: str | None = None,
-    tensorboard: bool = False,
+    tracker: str | None = None,
 ) -> list[dict[str, Any]]:
     """Fit one detector per category (or one for all) and save each with a `fit.json` beside it.
 
@@ -174,7 +175,7 @@ def fit_detector(
         multiclass: one model for all categories.
         device: auto, cpu, cuda or cuda:N.
         auxiliary: DATASET:ROOT[:CATEGORY,...], the labelled set of a method that needs one; by default the other categories of `root`.
-        tensorboard: write curves of losses beside the model of a method that trains.
+        tracker: where the losses of a method that trains go as curves, tensorboard, wandb or mlflow; None keeps none.
 
     Returns:
         One row per model, as in its fit.json.
@@ -188,8 +189,8 @@ def fit_detector(
     """
     own, theirs = split_options(method, dataset, options or {})
     check_use(make_detector(method, own, seed, device), auxiliary, [shots])
-    if tensorboard:
-        require_tensorboard()
+    if tracker is not None:
+        require_tracker(tracker)
     names = choose_categories(dataset, root, categories)
     out = require_writable(out)
     groups = [names] if multiclass else [[name] for name in names]
@@ -200,7 +201,7 @@ def fit_detector(
         others = open_auxiliary(detector, auxiliary, dataset, root, theirs, group) if is_auxiliary(detector) else []
         folder = out if len(groups) == 1 else out / group[0]
         with held(folder, ".*.part"):
-            ids, seconds = fit_on(detector, splits, shots, seed, f"fit {', '.join(group)}", others, folder, tensorboard)
+            ids, seconds = fit_on(detector, splits, shots, seed, f"fit {', '.join(group)}", others, folder, tracker)
             detector.save(folder)
             rows.append(
                 {
