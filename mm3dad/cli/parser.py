@@ -96,6 +96,12 @@ def _share(text: str) -> float:
     return value
 
 
+def _video(text: str) -> str:
+    if not text.lower().endswith(".mp4"):
+        raise argparse.ArgumentTypeError(f"expected a file that ends in .mp4, got {text!r}")
+    return text
+
+
 def verb_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """Return the parser of each verb by its name."""
     (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
@@ -269,6 +275,7 @@ def build_parser() -> Parser:
     view.add_argument("--html", metavar="FILE", help="3D page to write (the default: <name>-view.html here)")
     view.add_argument("--png", metavar="FILE", help="picture to write")
     view.add_argument("--gif", metavar="FILE", help="turning picture to write")
+    view.add_argument("--mp4", metavar="FILE", type=_video, help="the same as a video to write (needs the extra video)")
     view.add_argument(
         "--model", metavar="FOLDER", help="saved model that scores the sample and says why: its groups and matched normal patches"
     )

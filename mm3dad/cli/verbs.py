@@ -268,6 +268,7 @@ def view(arguments: Namespace) -> int:
         arguments.html,
         arguments.png,
         arguments.gif,
+        arguments.mp4,
         sample_id=arguments.sample,
         model=arguments.model,
         layer=arguments.layer,
@@ -279,8 +280,8 @@ def view(arguments: Namespace) -> int:
 def _view_live(arguments: Namespace) -> int:
     from mm3dad.view.live import open_session, serve_path, show_window
 
-    if (arguments.serve and arguments.window) or any((arguments.html, arguments.png, arguments.gif)):
-        raise ConfigError("--serve and --window stay open and write no file; give one of them alone, or --html, --png and --gif")
+    if (arguments.serve and arguments.window) or any((arguments.html, arguments.png, arguments.gif, arguments.mp4)):
+        raise ConfigError("--serve and --window stay open and write no file; give one of them alone, or --html, --png, --gif and --mp4")
     session = open_session(
         arguments.path, sample_id=arguments.sample, model=arguments.model, layer=arguments.layer, compare=arguments.compare
     )
