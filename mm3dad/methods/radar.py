@@ -21,7 +21,7 @@ from mm3dad.features.heights import make_relief, shrink_image
 from mm3dad.methods._config import MODALITIES, check_modalities, check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.nets.denoiser import STEPS, Denoiser, cut_tiles, join_tiles, measure_edges
-from mm3dad.nets.training import Task, TrainingSettings, split_normals, train
+from mm3dad.nets.training import Task, TrainingSettings, choose_precision, split_normals, train
 from mm3dad.scoring.forest import Forest
 from mm3dad.scoring.maps import upsample_map
 from mm3dad.synthesis import find_part
@@ -61,6 +61,7 @@ class Config:
     epochs: int = option(40, "epochs of 25 steps")
     batch: int = option(16, "patches in a step")
     rate: float = option(1e-3, "highest learning rate")
+    mixed: bool = option(True, "train in bfloat16 where the processor or GPU has units for it; false: float32")
     false_alarms: float = option(0.01, "rate of false alarms the threshold aims at")
     seed: int = option(0, "of the weights, the patches, the noise, the forest and the held-out samples")
     device: str = option("cpu", "torch device of the network")
@@ -162,7 +163,8 @@ class Radar(Detector):
             (lambda: float(self._net.loss(*(part.to(c.device) for part in check)))) if len(held) else None,
             lambda step: min(1.0, (step + 1) / (0.05 * total), 0.02 + 4 * (1 - step / total) / 3),
         )
-        train(task, TrainingSettings(seed=c.seed, clip=1.0, device=c.device), self.training, report, "training")
+        settings = TrainingSettings(seed=c.seed, clip=1.0, mixed=choose_precision(c.mixed, c.device), device=c.device)
+        train(task, settings, self.training, report, "training")
         self._net.cpu()
 
     @torch.no_grad()

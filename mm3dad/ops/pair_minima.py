@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mm3dad.ops._native import native_kernels
+from mm3dad.ops.processor import has_bfloat16_units
 
 BFLOAT16_ROUNDING = 2.0**-8
 
@@ -57,7 +58,7 @@ def multiplies_roughly(features: Tensor) -> bool:
     """Say whether bfloat16 products with an exact look at their minima are the faster way: on a processor with units for them."""
     if features.device.type != "cpu" or features.dtype != torch.float32 or native_kernels("cpu", "pair_minima") is None:
         return False
-    return hasattr(torch.cpu, "get_capabilities") and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return has_bfloat16_units()
 
 
 def bfloat16_slack(features: Tensor, rounded: Tensor) -> float:
