@@ -107,7 +107,10 @@ def fit(arguments: Namespace) -> int:
         device=arguments.device,
         auxiliary=arguments.auxiliary,
         tensorboard=arguments.tensorboard,
+        workers=arguments.workers or 1,
     )
+    if not rows:  # a further process of torchrun: the first one writes and speaks
+        return 0
     _write_json(arguments, rows)
     _keep_config(arguments, arguments.out, rows[0]["config"], rows[0]["dataset"]["options"])
     for row in rows:
@@ -238,6 +241,7 @@ def evaluate(arguments: Namespace) -> int:
         overwrite=arguments.overwrite,
         rescore=arguments.rescore,
         auxiliary=arguments.auxiliary,
+        workers=arguments.workers or 1,
         **size,
     )
     _keep_config(arguments, out, result["config"], result["dataset"]["options"], eval_size=result["protocol"]["eval_size"])

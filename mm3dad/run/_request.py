@@ -17,8 +17,8 @@ from mm3dad.run._runs import Run
 from mm3dad.run._splits import choose_categories, open_splits
 from mm3dad.run._unit import Unit
 from mm3dad.run.auxiliary import check_use, describe_auxiliary, is_auxiliary, open_auxiliary
-from mm3dad.run.fit import choose_shots, fingerprint
 from mm3dad.run.measure import parse_eval_size
+from mm3dad.run.selection import choose_shots, fingerprint
 from mm3dad.run.table import shots_name
 
 if TYPE_CHECKING:

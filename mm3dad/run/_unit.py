@@ -10,8 +10,8 @@ from typing import Any
 from mm3dad.data import Dataset
 from mm3dad.nets.training import remove_checkpoints
 from mm3dad.run._arguments import make_detector
+from mm3dad.run._fitting import fit_on
 from mm3dad.run._runs import Run
-from mm3dad.run.fit import fit_on
 from mm3dad.run.measure import measure, peak_memory, score_samples
 from mm3dad.run.training import CHECKPOINTS
 
@@ -59,9 +59,7 @@ class Unit:
         fitted_on, seconds = fit_on(detector, list(self.splits.values()), shots, seed, f"fit {self.title}", self.others, self.home)
         for run in self.runs:
             run.clear()
-            scored = score_samples(
-                detector, self.splits[run.category]["test"], self.eval_size, run.folder, f"predict {run.folder.name}"
-            )
+            scored = score_samples(detector, self.splits[run.category]["test"], self.eval_size, run.folder, f"predict {run.folder.name}")
             cost = {"fit_seconds": round(seconds, 3), "bank_bytes": detector.bank_bytes, "peak_rss_bytes": peak_memory()}
             yield run.folder, run.write({**measure(scored), **cost}, scored.rows, fitted_on)
         remove_checkpoints(self.home / CHECKPOINTS)
