@@ -120,9 +120,7 @@ def evaluate(
         return _run_all(request, out, json_path, overwrite, rescore, workers)
 
 
-def _run_all(
-    request: Request, out: Path, json_path: str | Path | None, overwrite: bool, rescore: bool, workers: Workers
-) -> dict[str, Any]:
+def _run_all(request: Request, out: Path, json_path: str | Path | None, overwrite: bool, rescore: bool, workers: Workers) -> dict[str, Any]:
     """Make the runs that are not finished, and write the table after each."""
     groups = request.plan(out)
     runs = [run for group in groups for run in group]

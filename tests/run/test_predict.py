@@ -13,7 +13,9 @@ from mm3dad import files
 from mm3dad.errors import DataError, ModelError, ShapeError, StorageError
 from mm3dad.run import predict
 from mm3dad.run.fit import fit_detector
-from mm3dad.run.predict import check_prediction, file_stem, predict_each, predict_inputs, read_ahead, resize_map, resize_mask
+from mm3dad.run.maps import file_stem, resize_map, resize_mask
+from mm3dad.run.outcomes import check_prediction, predict_each, read_ahead
+from mm3dad.run.predict import predict_inputs
 from mm3dad.types import Meta, Prediction, Sample
 from tests.run import toy
 
@@ -69,12 +71,12 @@ def test_inputs_with_one_id_are_kept_apart(tree, model, tmp_path):
 
 
 def test_what_was_scored_before_an_interruption_is_on_disk(tree, model, tmp_path):
-    def stop(sample, prediction, row):
+    def stop(row):
         if row["id"].endswith("001"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_inputs(model, [tree / "nut/test/dent"], tmp_path / "out", on_sample=stop)
+        predict_inputs(model, [tree / "nut/test/dent"], tmp_path / "out", on_row=stop)
     assert len(json.loads((tmp_path / "out/predictions.json").read_text())) == 2
 
 
