@@ -119,13 +119,13 @@ def run_on_cluster(
     with connect(workers) as ray:
         task = ray.remote(_do_job).options(num_cpus=THREADS, num_gpus=gpus, max_retries=RETRIES)
         place = None if shared is None else str(Path(shared).absolute())
-        given = {"mm3dad": __version__, **list_versions()}
+        given = describe_versions()
         queue = iter(zip(jobs, names, strict=True))
         pending: dict[Any, str] = {}
         served = time.monotonic()
         try:
             while True:
-                room = _room(ray, gpus)
+                room = count_room(ray, gpus)
                 served = time.monotonic() if room else served
                 if time.monotonic() - served > STARVED:
                     raise StorageError(
@@ -157,24 +157,38 @@ def run_on_cluster(
         )
 
 
-def _room(ray: Any, gpus: int) -> int:
+def count_room(ray: Any, gpus: int = 0) -> int:
     """Return how many jobs the nodes that are there can do at a time."""
     there = ray.cluster_resources()
     room = int(there.get("CPU", 0)) // THREADS
     return min(room, int(there.get("GPU", 0)) // gpus) if gpus else room
 
 
-def _do_job(call: Callable[..., Any], job: tuple[Any, ...], shared: str | None, given: dict[str, str]) -> Any:
-    """Do a job in a worker of the cluster, after a look at whether it may."""
-    import torch
+def describe_versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    return {"mm3dad": __version__, **list_versions()}
 
-    own = {"mm3dad": __version__, **list_versions()}
+
+def require_same(given: dict[str, str]) -> None:
+    """Refuse to work in a process whose versions are not the given ones.
+
+    Raises:
+        ConfigError: what differs, both sides.
+    """
+    own = describe_versions()
     for name in sorted({*given, *own}):
         if own.get(name) != given.get(name):
             raise ConfigError(
                 f"a node of the cluster has {name} {own.get(name, 'not installed')}, here it is {given.get(name, 'not installed')}; "
                 "results would differ, install the same versions everywhere"
             )
+
+
+def _do_job(call: Callable[..., Any], job: tuple[Any, ...], shared: str | None, given: dict[str, str]) -> Any:
+    """Do a job in a worker of the cluster, after a look at whether it may."""
+    import torch
+
+    require_same(given)
     if shared is not None and not (Path(shared) / LOCK).exists():
         raise StorageError(f"a node of the cluster does not see {shared}; results must go to a file system that all nodes share")
     torch.set_num_threads(THREADS)

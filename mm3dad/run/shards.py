@@ -1,0 +1,113 @@
+"""One bank searched by many workers: each holds some shards, queries go to all, and the nearest of all are kept."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mm3dad.errors import DataError, StorageError
+from mm3dad.memory.search import merge_nearest
+from mm3dad.memory.sharded import Rows, Shard, require_k, search_shards
+from mm3dad.run.scale import RETRIES, THREADS, connect, count_room, describe_versions, require_same
+
+
+class _Searcher:
+    """Some shards in a worker."""
+
+    def __init__(self, shards: list[Shard], given: dict[str, str]) -> None:
+        require_same(given)
+        torch.set_num_threads(THREADS)
+        self.opened: list[Rows] = [shard.open() for shard in shards]
+
+    def count(self) -> list[int]:
+        return [rows.count for rows in self.opened]
+
+    def nearest(self, queries: Tensor, starts: list[int], k: int) -> tuple[Tensor, Tensor]:
+        return search_shards(self.opened, starts, queries, k)
+
+
+class ClusterRows:
+    """A bank whose shards lie in the memory of a cluster's workers, behind the interface of one in this process.
+
+    Args:
+        ray: connected.
+        shards: in the order of the bank, cut into as many consecutive groups as there are workers.
+        workers: how many.
+    """
+
+    def __init__(self, ray: Any, shards: Sequence[Shard], workers: int) -> None:
+        if not shards:
+            raise DataError("a bank needs at least one shard, got none")
+        self._ray = ray
+        count = min(workers, len(shards))
+        edges = [len(shards) * part // count for part in range(count + 1)]
+        groups = [list(shards[first:last]) for first, last in pairwise(edges)]
+        # No core is set aside for them: a shard whose node was lost opens again on a node that is busy.
+        kind = ray.remote(_Searcher).options(num_cpus=0, max_restarts=RETRIES, max_task_retries=RETRIES, scheduling_strategy="SPREAD")
+        self._searchers = [kind.remote(group, describe_versions()) for group in groups]
+        counts = self._ask([searcher.count.remote() for searcher in self._searchers])
+        self.starts, self.count = [], 0
+        for group in counts:
+            self.starts.append([self.count + sum(group[:number]) for number in range(len(group))])
+            self.count += sum(group)
+
+    def nearest(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Find the k nearest rows of the bank: distances (P, k) float32 ascending, indices (P, k) int64, equal ones by lowest index.
+
+        Args:
+            queries: (P, C) float32.
+            k: 1 to M.
+
+        Raises:
+            ConfigError: k is out of range.
+            StorageError: the workers of a shard were lost each time.
+        """
+        require_k(k, self.count)
+        sent = self._ray.put(queries)
+        asked = [searcher.nearest.remote(sent, starts, k) for searcher, starts in zip(self._searchers, self.starts, strict=True)]
+        return merge_nearest(self._ask(asked), k)
+
+    def _ask(self, asked: list[Any]) -> list[Any]:
+        try:
+            return self._ray.get(asked)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except self._ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            raise StorageError(
+                f"a worker that held shards of the bank was lost {RETRIES + 1} times ({type(error).__name__}); probably memory: "
+                "split the bank into smaller shards, or add nodes"
+            ) from cause
+
+    def close(self) -> None:
+        """Let the workers go."""
+        for searcher in self._searchers:
+            self._ray.kill(searcher)
+
+
+@contextlib.contextmanager
+def open_on_cluster(shards: Sequence[Shard], workers: str) -> Iterator[ClusterRows]:
+    """Open a bank on a cluster while the block runs: as many workers as cores, each with some of the shards.
+
+    The answer is that of `mm3dad.memory.sharded.ShardedRows(shards)`, bit for bit.
+
+    Args:
+        shards: in the order of the bank; every node must see their files.
+        workers: see `mm3dad.run.scale.connect`.
+
+    Raises:
+        ConfigError: no cluster, or a node with other versions than here.
+        DataError: no shard.
+        ModelError: a shard is missing or damaged.
+    """
+    with connect(workers) as ray:
+        rows = ClusterRows(ray, shards, max(1, count_room(ray)))
+        try:
+            yield rows
+        finally:
+            rows.close()
