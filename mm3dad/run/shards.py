@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -17,12 +18,16 @@ from mm3dad.run.scale import RETRIES, THREADS, connect, count_room, describe_ver
 
 
 class _Searcher:
-    """Some shards in a worker."""
+    """Some shards in a worker, opened when they are first asked: an actor that fails as it starts loses its error."""
 
     def __init__(self, shards: list[Shard], given: dict[str, str]) -> None:
-        require_same(given)
+        self.shards, self.given = shards, given
+
+    @cached_property
+    def opened(self) -> list[Rows]:
+        require_same(self.given)
         torch.set_num_threads(THREADS)
-        self.opened: list[Rows] = [shard.open() for shard in shards]
+        return [shard.open() for shard in self.shards]
 
     def count(self) -> list[int]:
         return [rows.count for rows in self.opened]

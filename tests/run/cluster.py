@@ -7,6 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+from mm3dad.registry import METHODS
+from mm3dad.run import evaluate
+from mm3dad.run._unit import run_unit
+from tests.run import toy
+
 
 def square(number):
     import torch
@@ -40,7 +45,24 @@ def wait_for(folder, number):
     return number
 
 
-if __name__ == "__main__":
-    from mm3dad.run.evaluate import evaluate
+class SlowToy(toy.Toy):
+    """The toy under its own name, slow enough to be interrupted."""
 
-    evaluate("btf", "mvtec3d", sys.argv[1], out=sys.argv[2], eval_size=32, seeds=(0, 1), workers=sys.argv[3])
+    def predict_batch(self, samples):
+        time.sleep(0.15)
+        return super().predict_batch(samples)
+
+
+def run_toy_unit(unit):
+    """Do a unit in a worker, which knows no toy by itself."""
+    if "toy" not in METHODS.names():
+        METHODS.register("toy", SlowToy)
+    return run_unit(unit)
+
+
+if __name__ == "__main__":
+    from tests.run import cluster  # by its name, under which a worker finds it
+
+    toy.register()
+    evaluate.run_unit = cluster.run_toy_unit
+    evaluate.evaluate("toy", "mvtec3d", sys.argv[1], out=sys.argv[2], eval_size=32, seeds=(0, 1), workers=sys.argv[3])

@@ -33,6 +33,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray")
 STORE = 80 << 20  # bytes of shared memory for each node
 GRID = {"eval_size": 32, "seeds": (0, 1)}
+toy.register()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def alone(tree, tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("alone") / "out"
-    result = evaluate("btf", "mvtec3d", tree, out=out, **GRID)
+    result = evaluate("toy", "mvtec3d", tree, out=out, **GRID)
     torch.set_num_threads(threads)
     return result, out
 
@@ -69,9 +70,15 @@ def files_of(out):
     for path in [out / "evaluate.json", *out.rglob("fit.json")]:
         if path.is_file():
             content = json.loads(path.read_text())
-            content.pop("machine")
+            content.pop("machine", None)
             path.write_text(json.dumps(content))
     return digest(out)
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """Let workers know the toy, which is slow there."""
+    monkeypatch.setattr("mm3dad.run.evaluate.run_unit", jobs.run_toy_unit)
 
 
 @pytest.fixture
@@ -90,8 +97,8 @@ def test_jobs_run_with_one_thread_and_their_errors_come_back(nodes):
     assert list(run_parallel(jobs.square, [], "ray:auto")) == []
 
 
-def test_an_evaluation_is_that_of_one_process(nodes, tree, alone, tmp_path):
-    result = evaluate("btf", "mvtec3d", tree, out=tmp_path / "out", workers="ray:auto", **GRID)
+def test_an_evaluation_is_that_of_one_process(nodes, toys, tree, alone, tmp_path):
+    result = evaluate("toy", "mvtec3d", tree, out=tmp_path / "out", workers="ray:auto", **GRID)
     assert result["complete"] and result["machine"]["workers"] == "ray" and result["machine"]["torch_threads"] == 1
     assert len(result["runs"]) == 4 and [run["category"] for run in result["runs"]] == ["bolt", "bolt", "nut", "nut"]
     assert files_of(tmp_path / "out") == files_of(alone[1])
@@ -168,20 +175,20 @@ def test_a_lost_node_costs_time_and_nothing_else(nodes, restore, tmp_path):
     assert len(list(tmp_path.glob(f"{interrupted}-*"))) == 2
 
 
-def test_an_evaluation_survives_a_lost_node(nodes, restore, tree, alone, tmp_path):
+def test_an_evaluation_survives_a_lost_node(nodes, toys, restore, tree, alone, tmp_path):
     def remove():
         wait_until(lambda: list((tmp_path / "out").glob("runs/*/maps/*.safetensors")))
         nodes.remove_node(nodes.keep.pop(), allow_graceful=False)
 
     helper = threading.Thread(target=remove, daemon=True)
     helper.start()
-    result = evaluate("btf", "mvtec3d", tree, out=tmp_path / "out", workers="ray:auto", **GRID)
+    result = evaluate("toy", "mvtec3d", tree, out=tmp_path / "out", workers="ray:auto", **GRID)
     helper.join()
     assert result["complete"] and len(nodes.keep) == 1
     assert files_of(tmp_path / "out") == files_of(alone[1])
 
 
-def test_what_a_killed_driver_finished_stays(nodes, tree, alone, tmp_path):
+def test_what_a_killed_driver_finished_stays(nodes, toys, tree, alone, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tests.run.cluster", str(tree), str(out), f"ray:{nodes.address}"]
     driver = subprocess.Popen(command, stderr=subprocess.PIPE)
@@ -190,7 +197,7 @@ def test_what_a_killed_driver_finished_stays(nodes, tree, alone, tmp_path):
     _, said = driver.communicate()
     done = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/run.json")}
     assert driver.returncode == -signal.SIGKILL and done, said.decode()
-    result = evaluate("btf", "mvtec3d", tree, out=out, workers="ray:auto", **GRID)
+    result = evaluate("toy", "mvtec3d", tree, out=out, workers="ray:auto", **GRID)
     assert result["complete"] and files_of(out) == files_of(alone[1])
     assert all(path.stat().st_mtime_ns == moment for path, moment in done.items())
 
@@ -262,7 +269,7 @@ def test_an_address_that_cannot_be_is_said(workers):
 @pytest.mark.parametrize("workers", [0, -1, "two", "raylet:1", True])
 def test_workers_are_a_number_or_ray(workers, tree, tmp_path):
     with pytest.raises(ConfigError, match="workers must be a number from 1, ray, ray:N or ray:ADDRESS"):
-        evaluate("btf", "mvtec3d", tree, out=tmp_path / "out", workers=workers)
+        evaluate("toy", "mvtec3d", tree, out=tmp_path / "out", workers=workers)
     assert not (tmp_path / "out").exists()
 
 
@@ -283,8 +290,8 @@ def test_what_workers_cannot_share_is_said(tree, tmp_path):
         predict_inputs(tmp_path / "model", [tree / "nut/test"], workers=2)
 
 
-def test_processes_of_this_machine_share_an_evaluation_too(tree, alone, tmp_path):
-    result = evaluate("btf", "mvtec3d", tree, out=tmp_path / "out", workers=2, **GRID)
+def test_processes_of_this_machine_share_an_evaluation_too(toys, tree, alone, tmp_path):
+    result = evaluate("toy", "mvtec3d", tree, out=tmp_path / "out", workers=2, **GRID)
     assert result["machine"]["workers"] == 2 and result["machine"]["torch_threads"] == 1
     assert files_of(tmp_path / "out") == files_of(alone[1])
     assert describe_workers(1) == {} == describe_workers(None)
