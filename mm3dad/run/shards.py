@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from mm3dad.errors import DataError, StorageError
 from mm3dad.memory.search import merge_nearest
 from mm3dad.memory.sharded import Rows, Shard, require_k, search_shards
-from mm3dad.run.scale import RETRIES, THREADS, connect, count_room, describe_versions, require_same
+from mm3dad.run.scale import LOOK, RETRIES, STARVED, THREADS, connect, count_room, describe_versions, require_same
 
 
 class _Searcher:
@@ -55,7 +56,7 @@ class ClusterRows:
         # No core is set aside for them: a shard whose node was lost opens again on a node that is busy.
         kind = ray.remote(_Searcher).options(num_cpus=0, max_restarts=RETRIES, max_task_retries=RETRIES, scheduling_strategy="SPREAD")
         self._searchers = [kind.remote(group, describe_versions()) for group in groups]
-        counts = self._ask([searcher.count.remote() for searcher in self._searchers])
+        counts = self._ask(lambda number: self._searchers[number].count.remote())
         self.starts, self.count = [], 0
         for group in counts:
             self.starts.append([self.count + sum(group[:number]) for number in range(len(group))])
@@ -74,20 +75,30 @@ class ClusterRows:
         """
         require_k(k, self.count)
         sent = self._ray.put(queries)
-        asked = [searcher.nearest.remote(sent, starts, k) for searcher, starts in zip(self._searchers, self.starts, strict=True)]
-        return merge_nearest(self._ask(asked), k)
+        return merge_nearest(self._ask(lambda number: self._searchers[number].nearest.remote(sent, self.starts[number], k)), k)
 
-    def _ask(self, asked: list[Any]) -> list[Any]:
-        try:
-            return self._ray.get(asked)
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except self._ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None)
-            raise StorageError(
-                f"a worker that held shards of the bank was lost {RETRIES + 1} times ({type(error).__name__}); probably memory: "
-                "split the bank into smaller shards, or add nodes"
-            ) from cause
+    def _ask(self, send: Callable[[int], Any]) -> list[Any]:
+        """Ask every worker, and return the answers in the order of the shards."""
+        asked = [send(number) for number in range(len(self._searchers))]
+        answers: list[Any] = []
+        patience = time.monotonic() + STARVED
+        while len(answers) < len(asked):
+            number = len(answers)
+            try:
+                answers.append(self._ray.get(asked[number]))
+            except self._ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            except self._ray.exceptions.RayError as error:
+                # Its node was lost a moment ago: it opens elsewhere, and is asked again.
+                if isinstance(error, self._ray.exceptions.ActorUnavailableError) and time.monotonic() < patience:
+                    time.sleep(LOOK)
+                    asked[number] = send(number)
+                    continue
+                raise StorageError(
+                    f"a worker that held shards of the bank was lost and did not come back ({type(error).__name__}); probably memory: "
+                    "split the bank into smaller shards, or add nodes"
+                ) from None
+        return answers
 
     def close(self) -> None:
         """Let the workers go."""
