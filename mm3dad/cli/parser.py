@@ -179,7 +179,7 @@ def build_parser() -> Parser:
     fit.add_argument("--shots", metavar="K", type=_shots, help="fit on K good parts per category (default: full)")
     fit.add_argument("--seed", metavar="S", type=_whole, default=0, help="seed of the detector and of the choice of shots (default: 0)")
     fit.add_argument("--tensorboard", action="store_true", help="write curves of a method that trains to FOLDER/tensorboard")
-    _add_workers(fit, "this one, one category after the other")
+    _add_workers(fit, "this process, one category after the other")
 
     predict = add(
         "predict",
@@ -192,7 +192,7 @@ def build_parser() -> Parser:
     predict.add_argument("inputs", metavar="INPUT", nargs="*", help="file or folder; a file in a dataset tree names the whole sample")
     predict.add_argument("--watch", metavar="DIR", help="score parts as they are written into this folder; one line of JSON each")
     predict.add_argument("--out", metavar="DIR", help="keep predictions.json (--watch: watch.jsonl), maps/ and heatmaps/ here")
-    _add_workers(predict, "this one")
+    _add_workers(predict, "this process")
 
     serve = add(
         "serve",
@@ -258,7 +258,7 @@ def build_parser() -> Parser:
     evaluate.add_argument("--out", metavar="DIR", help="keeps everything (default: a folder beside the JSON, named after it)")
     evaluate.add_argument("--overwrite", action="store_true", help="drop results that are there")
     evaluate.add_argument("--rescore", action="store_true", help="compute the metrics again from kept maps, without predicting")
-    _add_workers(evaluate, "this one, one fit after the other")
+    _add_workers(evaluate, "this process, one fit after the other")
 
     report = add("report", "write the HTML report of an evaluation or of predictions", "  mm3dad report results/duet --html report.html")
     report.add_argument("folder", metavar="DIR", help="the --out folder of evaluate or predict")
