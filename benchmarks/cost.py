@@ -1,4 +1,4 @@
-"""What one core needs for one part, one bank row and one code: the figures of the cost model in docs/scale.md.
+"""What one core needs for one part, one bank row and one code, and the driver for one file: the figures of the cost model in docs/scale.md.
 
     python -m benchmarks.cost --root data/synthetic [--category cookie] [--shots 10] [--parts 20] [--json FILE]
 
@@ -18,9 +18,11 @@ import torch
 
 import mm3dad
 from benchmarks.__main__ import describe_commit, describe_machine
+from mm3dad.data.single import find_record
 from mm3dad.files import write_json, write_tensors
 from mm3dad.memory.compressed import CompressedRows, Layout, build
 from mm3dad.memory.search import nearest_rows
+from mm3dad.run._request import check_request
 from mm3dad.run.maps import make_maps
 
 ROWS, WIDTH, QUERIES = 200_000, 128, 784
@@ -91,6 +93,25 @@ def measure_bank(folder: Path) -> dict[str, Any]:
     }
 
 
+def measure_driver(root: str, category: str, folder: Path) -> dict[str, Any]:
+    """Take what the driver does by itself before the first job: looking at every file, and finding an input among others."""
+    found: dict[str, Any] = {}
+
+    def look() -> None:
+        request = check_request("btf", "synthetic", root, [category], [None], [0], {}, False, 224, "cpu")
+        request.plan(folder)
+        found["samples"] = sum(len(split) for split in request.splits[category].values())
+
+    seconds = time_calls(look)
+    for count in (1000, 10_000):
+        place = folder / str(count) / "category" / "test" / "good" / "rgb"
+        place.mkdir(parents=True)
+        for number in range(count):
+            (place / f"{number:06d}.png").touch()
+        found[f"find_s_among_{count}"] = time_calls(lambda first=place / "000000.png": find_record(first))
+    return {"look_s_per_sample": seconds / found.pop("samples"), **found}
+
+
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cost", description=__doc__.splitlines()[0])
@@ -103,10 +124,12 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         part = measure_part(arguments.root, arguments.category, arguments.shots, arguments.parts, Path(folder))
-        found = {"part": part, "bank": measure_bank(Path(folder)), "machine": describe_machine(), "commit": describe_commit()}
+        driver = measure_driver(arguments.root, arguments.category, Path(folder))
+        found = {"part": part, "driver": driver, "bank": measure_bank(Path(folder))}
+    found |= {"machine": describe_machine(), "commit": describe_commit()}
     if arguments.json is not None:
         write_json(arguments.json, found)
-    for group in ("part", "bank"):
+    for group in ("part", "driver", "bank"):
         for name, value in found[group].items():
             print(f"{name}: {value:.4g}")
 
