@@ -100,8 +100,9 @@ def score_chunks(
         for found in kept:
             yield from found
         names = [f"the chunk of {job[2][0][1]}" for job in jobs]
+        gpus = int(str(getattr(detector.config, "device", "cpu")) != "cpu")
         title = f"predict ({CHUNK} samples at a time)"
-        for found in track(run_parallel(_score_chunk, jobs, workers, names=names, shared=out), title, len(jobs)):
+        for found in track(run_parallel(_score_chunk, jobs, workers, names=names, shared=out, gpus=gpus), title, len(jobs)):
             yield from found
         for note in (out / JOURNAL).glob("*.json"):
             note.unlink()

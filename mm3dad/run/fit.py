@@ -8,7 +8,7 @@ from typing import Any
 
 from mm3dad.nets import parallel
 from mm3dad.nets.training import remove_checkpoints
-from mm3dad.run._arguments import make_detector, require_writable, split_options
+from mm3dad.run._arguments import make_detector, require_writable, resolve_device, split_options
 from mm3dad.run._fitting import Model, fit_model
 from mm3dad.run._group import join_group, require_group
 from mm3dad.run._lock import held
@@ -99,7 +99,7 @@ def fit_detector(
             rows = [model.fit() for model in models]
             is_first = parallel.rank() == 0
     else:
-        jobs, titles, gpus = [(model,) for model in models], [", ".join(group) for group in groups], int(device not in (None, "cpu"))
+        jobs, titles, gpus = [(model,) for model in models], [", ".join(group) for group in groups], int(resolve_device(device) != "cpu")
         with held(out):
             found = run_parallel(fit_model, jobs, workers, names=titles, shared=out, gpus=gpus)
             by_folder = {row["folder"]: row for row in track(found, "fit", len(jobs))}

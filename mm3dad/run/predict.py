@@ -76,16 +76,18 @@ def predict_inputs(
     else:
         scored = score_chunks(detector, folder, paths, out, on_sample, workers)
     rows: dict[int, dict[str, Any]] = {}
+    reasons: dict[int, str] = {}
     try:
         for position, row in scored:
             if isinstance(row, str):
-                result.failures.append((str(paths[position]), row))
+                reasons[position] = row
                 continue
             rows[position] = row
             if on_row is not None:
                 on_row(row)
     finally:
         result.rows = [rows[position] for position in sorted(rows)]
+        result.failures += [(str(paths[position]), reasons[position]) for position in sorted(reasons)]
         if out is not None:
             files.write_json(out / "predictions.json", result.rows)
             command = shlex.join(["mm3dad", "predict", str(folder), *map(str, inputs), "--out", str(out)])

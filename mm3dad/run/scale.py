@@ -142,7 +142,7 @@ def run_on_cluster(
                     try:
                         result = ray.get(done)
                     except ray.exceptions.RayTaskError as error:
-                        raise error.cause from None
+                        raise error.cause or error from None
                     except ray.exceptions.RayError as error:
                         lost.append(f"{name} ({type(error).__name__})")
                     else:

@@ -87,7 +87,7 @@ class ClusterRows:
             try:
                 answers.append(self._ray.get(asked[number]))
             except self._ray.exceptions.RayTaskError as error:
-                raise error.cause from None
+                raise error.cause or error from None
             except self._ray.exceptions.RayError as error:
                 # Its node was lost a moment ago: it opens elsewhere, and is asked again.
                 if isinstance(error, self._ray.exceptions.ActorUnavailableError) and time.monotonic() < patience:
