@@ -76,6 +76,7 @@ def fit_detector(
     names = choose_categories(dataset, root, categories)
     out = require_writable(out)
     groups = [names] if multiclass else [[name] for name in names]
+    workers = workers if len(groups) > 1 else 1
     models = [
         Model(
             method,
@@ -94,7 +95,7 @@ def fit_detector(
         )
         for group in groups
     ]
-    if workers in (None, 1) or len(models) == 1:
+    if workers in (None, 1):
         with join_group(device):
             rows = [model.fit() for model in models]
             is_first = parallel.rank() == 0

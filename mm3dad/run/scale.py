@@ -134,7 +134,7 @@ def run_on_cluster(
                     )
                 # Two for each worker: one that it does, one that is on its way.
                 for job, name in islice(queue, max(0, 2 * max(room, 1) - len(pending))):
-                    pending[task.remote(call, job, place, given)] = name
+                    pending[task.remote(call, job, place, given, os.getcwd())] = name
                 if not pending:
                     break
                 for done in ray.wait(list(pending), num_returns=1, timeout=LOOK)[0]:
@@ -184,12 +184,19 @@ def require_same(given: dict[str, str]) -> None:
             )
 
 
-def _do_job(call: Callable[..., Any], job: tuple[Any, ...], shared: str | None, given: dict[str, str]) -> Any:
-    """Do a job in a worker of the cluster, after a look at whether it may."""
+def begin_work(given: dict[str, str], folder: str) -> None:
+    """Make a worker like the driver: versions, working folder, number of threads."""
     import torch
 
     require_same(given)
+    with contextlib.suppress(OSError):  # not on this node: then only paths from the root are right, and others are found missing
+        os.chdir(folder)
+    torch.set_num_threads(THREADS)
+
+
+def _do_job(call: Callable[..., Any], job: tuple[Any, ...], shared: str | None, given: dict[str, str], folder: str) -> Any:
+    """Do a job in a worker of the cluster, after a look at whether it may."""
+    begin_work(given, folder)
     if shared is not None and not (Path(shared) / LOCK).exists():
         raise StorageError(f"a node of the cluster does not see {shared}; results must go to a file system that all nodes share")
-    torch.set_num_threads(THREADS)
     return call(*job)

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mm3dad.errors import DataError, StorageError
 from mm3dad.memory.search import merge_nearest
 from mm3dad.memory.sharded import Rows, Shard, require_k, search_shards
-from mm3dad.run.scale import LOOK, RETRIES, STARVED, THREADS, connect, count_room, describe_versions, require_same
+from mm3dad.run.scale import LOOK, RETRIES, STARVED, begin_work, connect, count_room, describe_versions
 
 
 class _Searcher:
     """Some shards in a worker, opened when they are first asked: an actor that fails as it starts loses its error."""
 
-    def __init__(self, shards: list[Shard], given: dict[str, str]) -> None:
-        self.shards, self.given = shards, given
+    def __init__(self, shards: list[Shard], given: dict[str, str], folder: str) -> None:
+        self.shards, self.given, self.folder = shards, given, folder
 
     @cached_property
     def opened(self) -> list[Rows]:
-        require_same(self.given)
-        torch.set_num_threads(THREADS)
+        begin_work(self.given, self.folder)
         return [shard.open() for shard in self.shards]
 
     def count(self) -> list[int]:
@@ -55,7 +54,7 @@ class ClusterRows:
         groups = [list(shards[first:last]) for first, last in pairwise(edges)]
         # No core is set aside for them: a shard whose node was lost opens again on a node that is busy.
         kind = ray.remote(_Searcher).options(num_cpus=0, max_restarts=RETRIES, max_task_retries=RETRIES, scheduling_strategy="SPREAD")
-        self._searchers = [kind.remote(group, describe_versions()) for group in groups]
+        self._searchers = [kind.remote(group, describe_versions(), os.getcwd()) for group in groups]
         counts = self._ask(lambda number: self._searchers[number].count.remote())
         self.starts, self.count = [], 0
         for group in counts:

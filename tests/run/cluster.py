@@ -19,6 +19,10 @@ def square(number):
     return number * number, torch.get_num_threads()
 
 
+def where():
+    return os.getcwd()
+
+
 def fail(number):
     from mm3dad.errors import DataError
 

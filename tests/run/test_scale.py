@@ -89,9 +89,11 @@ def restore(nodes):
         nodes.keep.append(nodes.add_node(num_cpus=1, object_store_memory=STORE))
 
 
-def test_jobs_run_with_one_thread_and_their_errors_come_back(nodes):
+def test_jobs_run_with_one_thread_and_their_errors_come_back(nodes, tmp_path, monkeypatch):
     found = run_parallel(jobs.square, [(number,) for number in range(7)], "ray:auto")
     assert sorted(found) == [(number * number, 1) for number in range(7)]
+    monkeypatch.chdir(tmp_path)  # what is named from the driver's folder is found
+    assert list(run_parallel(jobs.where, [()], "ray:auto")) == [str(tmp_path)]
     with pytest.raises(DataError, match=r"^job \d is bad; mend it$"):
         list(run_parallel(jobs.fail, [(number,) for number in range(3)], "ray:auto"))
     assert list(run_parallel(jobs.square, [], "ray:auto")) == []
