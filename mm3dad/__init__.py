@@ -51,12 +51,18 @@ def create(name: str, **config: Any) -> Detector:
 
 
 def load(folder: str) -> Detector:
-    """Load a detector that `Detector.save` wrote.
+    """Load a detector that `Detector.save` wrote, or "hub:OWNER/NAME[@REVISION]", one that `mm3dad push` uploaded.
 
     Raises:
-        ModelError: the folder is missing, damaged or of another format version.
+        ModelError: the folder is missing, damaged or of a newer format version.
+        ConfigError, StorageError: the hub has no such repository, or cannot be reached.
     """
     from mm3dad.methods import load_detector
+
+    if str(folder).startswith("hub:"):
+        from mm3dad.run.hub import fetch_model
+
+        folder = str(fetch_model(str(folder).removeprefix("hub:")))
 
     return load_detector(folder)
 

@@ -139,11 +139,16 @@ def read_json(path: str | Path) -> Any:
         raise DataError(f"{path} is not readable JSON ({error}); write it again") from error
 
 
-def write_yaml(path: str | Path, value: Any) -> Path:
-    """Write plain values as YAML (NaN and infinities become null), whole or not at all."""
+def format_yaml(value: Any) -> str:
+    """Return plain values as YAML (NaN and infinities become null)."""
     import yaml
 
-    return write_text(path, yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True))
+    return yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True)
+
+
+def write_yaml(path: str | Path, value: Any) -> Path:
+    """Write plain values as YAML (NaN and infinities become null), whole or not at all."""
+    return write_text(path, format_yaml(value))
 
 
 def read_yaml(path: str | Path) -> Any:

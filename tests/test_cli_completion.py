@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import subprocess
 
 import pytest
 
 from mm3dad.cli import main
+from mm3dad.cli.parser import build_parser, verb_parsers
 
 BASH = shutil.which("bash")
 
@@ -42,6 +45,49 @@ def test_bash_completes_verbs_options_and_names(script, tmp_path):
 def test_bash_completes_files(script, tmp_path):
     (tmp_path / "cookie.yaml").touch()
     assert "cookie.yaml" in complete(script, tmp_path, "evaluate", "duet", "--config", "coo")
+
+
+@pytest.fixture(scope="module")
+def fish_script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("completion") / "mm3dad.fish"
+    with pytest.MonkeyPatch.context() as patch, path.open("w") as stream:
+        patch.setattr("sys.stdout", stream)
+        assert main(["completion", "fish"]) == 0
+    return path
+
+
+def test_fish_script_has_every_verb_and_option(fish_script):
+    parser = build_parser()
+    lines = [shlex.split(line.replace("\\'", "")) for line in fish_script.read_text().splitlines()]  # quotes close
+    assert all(line[:3] == ["complete", "-c", "mm3dad"] for line in lines)
+    for name, verb in verb_parsers(parser).items():
+        assert any(line[3:7] == ["-n", "__fish_use_subcommand", "-a", name] for line in lines)
+        own = [line for line in lines if f"__fish_seen_subcommand_from {name}" in line]
+        flags = {flag for action in verb._actions for flag in action.option_strings}
+        assert {f"--{line[i + 1]}" for line in own for i, word in enumerate(line) if word == "-l"} == {f for f in flags if f[:2] == "--"}
+    (methods,) = [line for line in lines if "__fish_seen_subcommand_from fit" in line and "-l" not in line]
+    assert {"duet", "resad"} <= set(methods[methods.index("-a") + 1].split())
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_completes_verbs_options_names_and_files(fish_script, tmp_path):
+    (tmp_path / "cookie.yaml").touch()
+
+    def offers(line):
+        words = ["fish", "--no-config", "-c", f'source "{fish_script}"; complete -C "{line}"']
+        run = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=60, env={**os.environ, "HOME": str(tmp_path)})
+        assert run.returncode == 0 and not run.stderr, run.stderr
+        return {row.split("\t")[0] for row in run.stdout.splitlines()}
+
+    assert offers("mm3dad ev") == {"evaluate"}
+    assert {"fit", "push", "completion"} <= offers("mm3dad ")
+    assert offers("mm3dad fit due") == {"duet"}
+    assert offers("mm3dad fit duet --d") == {"--dataset", "--device"}
+    assert offers("mm3dad evaluate duet --dataset mv") == {"mvtec3d"}
+    assert offers("mm3dad completion f") == {"fish"}
+    assert "cookie.yaml" in offers("mm3dad evaluate duet --config coo")
+    assert "cookie.yaml" in offers("mm3dad predict coo")
+    assert offers("mm3dad evaluate zzz") == set()
 
 
 def test_other_shells(capsys):

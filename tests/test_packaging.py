@@ -18,7 +18,14 @@ import mm3dad
 
 ROOT = Path(__file__).resolve().parent.parent
 # Modules whose name is not the name of the package that brings them.
-PACKAGE_OF = {"PIL": "pillow", "yaml": "PyYAML", "faiss": "faiss-cpu", "sklearn": "scikit-learn", "open_clip": "open_clip_torch"}
+PACKAGE_OF = {
+    "PIL": "pillow",
+    "yaml": "PyYAML",
+    "faiss": "faiss-cpu",
+    "sklearn": "scikit-learn",
+    "open_clip": "open_clip_torch",
+    "mlflow": "mlflow-skinny",
+}
 
 
 def read_lists() -> tuple[list[str], dict[str, list[str]]]:

@@ -104,6 +104,12 @@ def _share(text: str) -> float:
     return value
 
 
+def _video(text: str) -> str:
+    if not text.lower().endswith(".mp4"):
+        raise argparse.ArgumentTypeError(f"expected a file that ends in .mp4, got {text!r}")
+    return text
+
+
 def verb_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """Return the parser of each verb by its name."""
     (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
@@ -178,7 +184,13 @@ def build_parser() -> Parser:
     fit.add_argument("--out", metavar="FOLDER", required=True, help="folder of the model; several categories get a folder each in it")
     fit.add_argument("--shots", metavar="K", type=_shots, help="fit on K good parts per category (default: full)")
     fit.add_argument("--seed", metavar="S", type=_whole, default=0, help="seed of the detector and of the choice of shots (default: 0)")
-    fit.add_argument("--tensorboard", action="store_true", help="write curves of a method that trains to FOLDER/tensorboard")
+    trackers = ("tensorboard", "wandb", "mlflow")
+    fit.add_argument(
+        "--track",
+        metavar="TRACKER",
+        choices=trackers,
+        help=f"send the curves of a method that trains to {', '.join(trackers[:-1])} or mlflow",
+    )
     _add_workers(fit, "this process, one category after the other")
 
     predict = add(
@@ -274,6 +286,7 @@ def build_parser() -> Parser:
     view.add_argument("--html", metavar="FILE", help="3D page to write (the default: <name>-view.html here)")
     view.add_argument("--png", metavar="FILE", help="picture to write")
     view.add_argument("--gif", metavar="FILE", help="turning picture to write")
+    view.add_argument("--mp4", metavar="FILE", type=_video, help="the same as a video to write (needs the extra video)")
     view.add_argument(
         "--model", metavar="FOLDER", help="saved model that scores the sample and says why: its groups and matched normal patches"
     )
@@ -294,6 +307,26 @@ def build_parser() -> Parser:
     export.add_argument("folder", metavar="FOLDER", help="a saved model")
     export.add_argument("--out", metavar="DIR", required=True, help="gets rgb.onnx, xyz.onnx where the points have a network, export.json")
     export.add_argument("--size", metavar="H,W", type=_several(_positive), help="of the samples (default: the square of image_size)")
+
+    push = add(
+        "push",
+        "upload a saved model to the Hugging Face hub with a generated model card; private unless asked otherwise",
+        "  mm3dad push models/cookie acme/cookie-duet",
+        "where the summary goes",
+    )
+    push.add_argument("folder", metavar="FOLDER", help="a saved model")
+    push.add_argument("repo", metavar="REPO", help="OWNER/NAME on the hub; made where it is not there")
+    push.add_argument("--public", action="store_true", help="everyone may see a repository that is made now (default: private)")
+    push.add_argument("--licence", metavar="ID", default="other", help='of the model, for the card, e.g. "mit" (default: other)')
+
+    pull = add(
+        "pull",
+        "download a model from the Hugging Face hub, checked before it is written",
+        "  mm3dad pull acme/cookie-duet models/cookie\n  mm3dad pull acme/cookie-duet@v1 models/cookie",
+        "where the summary goes",
+    )
+    pull.add_argument("repo", metavar="REPO", help="OWNER/NAME, or OWNER/NAME@REVISION (branch, tag or commit)")
+    pull.add_argument("out", metavar="FOLDER", help="of the model; one that is there is replaced")
 
     synthesize = add(
         "synthesize",

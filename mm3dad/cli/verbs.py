@@ -107,7 +107,7 @@ def fit(arguments: Namespace) -> int:
         multiclass=arguments.multiclass,
         device=arguments.device,
         auxiliary=arguments.auxiliary,
-        tensorboard=arguments.tensorboard,
+        tracker=arguments.track,
         workers=arguments.workers or 1,
     )
     if not rows:  # a further process of torchrun: the first one writes and speaks
@@ -279,6 +279,7 @@ def view(arguments: Namespace) -> int:
         arguments.html,
         arguments.png,
         arguments.gif,
+        arguments.mp4,
         sample_id=arguments.sample,
         model=arguments.model,
         layer=arguments.layer,
@@ -290,8 +291,8 @@ def view(arguments: Namespace) -> int:
 def _view_live(arguments: Namespace) -> int:
     from mm3dad.view.live import open_session, serve_path, show_window
 
-    if (arguments.serve and arguments.window) or any((arguments.html, arguments.png, arguments.gif)):
-        raise ConfigError("--serve and --window stay open and write no file; give one of them alone, or --html, --png and --gif")
+    if (arguments.serve and arguments.window) or any((arguments.html, arguments.png, arguments.gif, arguments.mp4)):
+        raise ConfigError("--serve and --window stay open and write no file; give one of them alone, or --html, --png, --gif and --mp4")
     session = open_session(
         arguments.path, sample_id=arguments.sample, model=arguments.model, layer=arguments.layer, compare=arguments.compare
     )
@@ -314,6 +315,28 @@ def export(arguments: Namespace) -> int:
     for row in result["graphs"]:
         shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in row["inputs"].items())
         say(f"{Path(arguments.out) / row['file']}: {shapes} -> {', '.join(row['outputs'])}; off by {row['largest_difference']:.1e} at most")
+    return 0
+
+
+def push(arguments: Namespace) -> int:
+    """`mm3dad push`."""
+    from mm3dad.run.hub import push_model
+
+    result = push_model(arguments.folder, arguments.repo, public=arguments.public, licence=arguments.licence)
+    _write_json(arguments, result)
+    say(f"{result['url']}: {', '.join(result['files'])} (revision {result['revision'][:12]})")
+    for name in result["local_paths"]:
+        complain(f"option {name} of the model names a path of this machine; who pulls it needs the same file in the same place")
+    return 0
+
+
+def pull(arguments: Namespace) -> int:
+    """`mm3dad pull`."""
+    from mm3dad.run.hub import pull_model
+
+    result = pull_model(arguments.repo, arguments.out)
+    _write_json(arguments, result)
+    say(f"{result['folder']}: {result['method']} from {result['repo']} (revision {result['revision'][:12]})")
     return 0
 
 
@@ -414,6 +437,8 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "report": report,
     "view": view,
     "export": export,
+    "push": push,
+    "pull": pull,
     "synthesize": synthesize,
     "list": list_names,
     "completion": completion,

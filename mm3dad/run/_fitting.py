@@ -36,7 +36,7 @@ def fit_on(
     title: str,
     auxiliary: Sequence[Dataset] = (),
     folder: Path | None = None,
-    tensorboard: bool = False,
+    tracker: str | None = None,
 ) -> tuple[list[str], float]:
     """Fit on one category, or on several joined; validation samples may set the threshold.
 
@@ -49,7 +49,7 @@ def fit_on(
         auxiliary: labelled sets of other products; where they are given, all their samples are what is fitted on, with the chosen normal
             samples of the categories behind them for a method that uses both.
         folder: where a method that trains keeps checkpoints, from which a later call goes on; None keeps none.
-        tensorboard: write its curves there.
+        tracker: where its curves go, tensorboard, wandb or mlflow; None keeps none.
 
     Returns:
         The ids fitted on, and the seconds it took (reading included).
@@ -76,7 +76,7 @@ def fit_on(
                 "data_sha256": fingerprint(datasets),
                 **({"processes": parallel.count()} if parallel.is_parallel() else {}),
             }
-            detector.training = stack.enter_context(open_training(folder, identity, tensorboard and parallel.rank() == 0))
+            detector.training = stack.enter_context(open_training(folder, identity, tracker if parallel.rank() == 0 else None))
         detector.fit(train, progress=progress, validation=validation if len(validation) else None)
     return train.ids, time.perf_counter() - start
 
@@ -103,7 +103,7 @@ class Model:
     device: str | None
     auxiliary: str | None
     folder: Path
-    tensorboard: bool
+    tracker: str | None
     workers: Workers
 
     def fit(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Model:
         with held(self.folder, ".*.part") if is_first else contextlib.nullcontext():
             parallel.wait_for_all()
             title = f"fit {', '.join(self.group)}"
-            ids, seconds = fit_on(detector, splits, self.shots, self.seed, title, others, self.folder, self.tensorboard)
+            ids, seconds = fit_on(detector, splits, self.shots, self.seed, title, others, self.folder, self.tracker)
             row = {
                 "folder": str(self.folder),
                 "mm3dad": __version__,

@@ -16,7 +16,8 @@ from mm3dad.run._pool import Workers, check_workers, run_parallel
 from mm3dad.run._splits import choose_categories
 from mm3dad.run.auxiliary import check_use
 from mm3dad.run.progress import track
-from mm3dad.run.training import CHECKPOINTS, require_tensorboard
+from mm3dad.run.track import require_tracker
+from mm3dad.run.training import CHECKPOINTS
 
 
 def fit_detector(
@@ -32,7 +33,7 @@ def fit_detector(
     multiclass: bool = False,
     device: str | None = "cpu",
     auxiliary: str | None = None,
-    tensorboard: bool = False,
+    tracker: str | None = None,
     workers: Workers = 1,
 ) -> list[dict[str, Any]]:
     """Fit one detector per category (or one for all) and save each with a `fit.json` beside it.
@@ -52,7 +53,7 @@ def fit_detector(
         multiclass: one model for all categories.
         device: auto, cpu, cuda or cuda:N.
         auxiliary: DATASET:ROOT[:CATEGORY,...], the labelled set of a method that needs one; by default the other categories of `root`.
-        tensorboard: write curves of losses beside the model of a method that trains.
+        tracker: where the curves of a method that trains go, tensorboard, wandb or mlflow; None keeps none.
         workers: processes that share the categories, each with one thread; "ray", "ray:N" or "ray:ADDRESS" for those of a cluster
             (docs/scale.md). With 1 all happens here, with the threads there are.
 
@@ -71,8 +72,8 @@ def fit_detector(
     probe = make_detector(method, own, seed, device)
     check_use(probe, auxiliary, [shots])
     require_group(probe, device, workers)
-    if tensorboard:
-        require_tensorboard()
+    if tracker is not None:
+        require_tracker(tracker)
     names = choose_categories(dataset, root, categories)
     out = require_writable(out)
     groups = [names] if multiclass else [[name] for name in names]
@@ -90,7 +91,7 @@ def fit_detector(
             device,
             auxiliary,
             out if len(groups) == 1 else out / group[0],
-            tensorboard,
+            tracker,
             workers,
         )
         for group in groups

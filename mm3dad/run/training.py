@@ -1,4 +1,4 @@
-"""What run/ gives a method that trains: a folder for checkpoints, an identity, curves for TensorBoard."""
+"""What run/ gives a method that trains: a folder for checkpoints, an identity, curves for a tracker."""
 
 from __future__ import annotations
 
@@ -8,49 +8,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mm3dad.errors import MissingPackageError
 from mm3dad.nets.task import TrainingRun
+from mm3dad.run.track import open_tracker
 
-CHECKPOINTS, CURVES = "training", "tensorboard"  # folders beside the model
-
-
-def require_tensorboard() -> None:
-    """Make sure that curves can be written before hours are spent.
-
-    Raises:
-        MissingPackageError: TensorBoard is not installed.
-    """
-    try:
-        import torch.utils.tensorboard  # noqa: F401
-    except ImportError:
-        raise MissingPackageError("curves need tensorboard, which is not installed; pip install 'mm3dad[tensorboard]'") from None
+CHECKPOINTS = "training"  # folder beside the model
 
 
 @contextmanager
-def open_training(folder: Path, identity: dict[str, Any], tensorboard: bool = False) -> Iterator[TrainingRun]:
-    """Give the place of a training's checkpoints, and write its curves while it runs.
+def open_training(folder: Path, identity: dict[str, Any], tracker: str | None = None) -> Iterator[TrainingRun]:
+    """Give the place of a training's checkpoints, and send its curves to a tracker while it runs.
 
     Args:
         folder: of the model.
         identity: method, settings and data, which a checkpoint must share to be taken up.
-        tensorboard: write curves to `folder`/tensorboard.
+        tracker: tensorboard, wandb or mlflow; None keeps no curves.
 
     Raises:
-        MissingPackageError: curves are wanted and TensorBoard is not installed.
+        ConfigError, MissingPackageError, StorageError: the tracker cannot be used.
     """
-    if not tensorboard:
+    if tracker is None:
         yield TrainingRun(folder / CHECKPOINTS, identity)
         return
-    require_tensorboard()
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder / CURVES)) as writer:
-
-        def log(task: str, epoch: int, values: dict[str, float]) -> None:
-            for name, value in values.items():
-                writer.add_scalar(f"{task}/{name}", value, epoch)
-            writer.flush()
-
+    with open_tracker(tracker, folder, identity) as log:
         yield TrainingRun(folder / CHECKPOINTS, identity, log)
 
 

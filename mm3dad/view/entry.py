@@ -29,6 +29,7 @@ def view_path(
     html: str | Path | None = None,
     png: str | Path | None = None,
     gif: str | Path | None = None,
+    mp4: str | Path | None = None,
     *,
     sample_id: str | None = None,
     model: str | Path | None = None,
@@ -36,18 +37,19 @@ def view_path(
 ) -> list[Path]:
     """Show a sample file, a dataset tree, or the result folder of evaluate or predict.
 
-    The 3D page and the turning picture show one sample: the one asked for, else the highest score of a result folder, else the
+    The 3D page, the turning picture and the video show one sample: the one asked for, else the highest score of a result folder, else the
     first defective sample of a dataset. The picture of several samples is a contact sheet of those with the highest scores, or
     spread over the dataset.
 
     Args:
         path: what to look at.
-        html: 3D page to write. Without html, png and gif: <name>-view.html in the current folder.
+        html: 3D page to write. Without any file: <name>-view.html in the current folder.
         png: still picture to write.
         gif: turning picture to write.
+        mp4: the same as a video to write.
         sample_id: which sample of a result folder or dataset tree, e.g. "test/hole/003".
         model: folder of a saved model that scores the sample and explains the page's most anomalous places.
-        layer: of the turning picture; the fused score, else colour, when None.
+        layer: of the turning picture and the video; the fused score, else colour, when None.
 
     Returns:
         The files that were written.
@@ -56,21 +58,22 @@ def view_path(
         DataError: nothing to see there, an unknown sample, a 3D page of a sample without a cloud.
         ConfigError: an unknown layer, a model that explains nothing.
         ModelError: the model cannot be loaded.
+        MissingPackageError: a video without the extra `video`.
         StorageError: a file cannot be written.
     """
     path = Path(path)
-    if html is None and png is None and gif is None:
+    if all(target is None for target in (html, png, gif, mp4)):
         html = Path(f"{path.resolve().stem or 'sample'}-view.html")
     entries = list_entries(path, open_model(model))
     entry = pick_entry(entries, path, sample_id)
     written = []
-    if html is not None or gif is not None:
+    moving = [target for target in (gif, mp4) if target is not None]
+    if html is not None or moving:
         scene = entry.open()
         if html is not None:
             limits = {"threshold": entry.threshold, "pixel_threshold": entry.pixel_threshold}
             written.append(write_cloud_page(html, scene, title=entry.title, **limits, explained=entry.explain_peaks()))
-        if gif is not None:
-            written.append(write_turning(gif, scene, layer, threshold=entry.threshold))
+        written += [write_turning(target, scene, layer, threshold=entry.threshold) for target in moving]
     if png is not None:
         written.append(_write_png(Path(png), path, [entry] if sample_id is not None else _choose_sheet(entries)))
     return written

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 import mm3dad
-from mm3dad.errors import MissingPackageError, ModelError
+from mm3dad.errors import ConfigError, MissingPackageError, ModelError, StorageError
 from mm3dad.methods import Needs
 from mm3dad.nets.training import Task, TrainingSettings, train
 from mm3dad.registry import METHODS
 from mm3dad.run.evaluate import evaluate
 from mm3dad.run.fit import fit_detector
+from mm3dad.run.track import TRACKERS
 from tests.run import toy
 
 EPOCHS = 3
@@ -108,14 +109,17 @@ def test_an_interrupted_evaluation_goes_on_training(tree, tmp_path):
     assert not list((tmp_path / "out").rglob("checkpoint*"))
 
 
-def test_curves_need_tensorboard(tree, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'mm3dad\[tensorboard\]'"):
-        fit(tree, tmp_path / "model", tensorboard=True)
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_curves_need_their_library(tree, tmp_path, monkeypatch, tracker):
+    monkeypatch.setitem(sys.modules, TRACKERS[tracker][0], None)
+    with pytest.raises(MissingPackageError, match=rf"pip install 'mm3dad\[{tracker}\]'"):
+        fit(tree, tmp_path / "model", tracker=tracker)
+    with pytest.raises(ConfigError, match="unknown tracker 'mlfow'; did you mean 'mlflow'"):
+        fit(tree, tmp_path / "model", tracker="mlfow")
     assert not (tmp_path / "model").exists()
 
 
-def test_curves_are_written(tree, tmp_path, monkeypatch):
+def test_tensorboard_gets_curves(tree, tmp_path, monkeypatch):
     told = []
 
     class Writer:
@@ -135,5 +139,86 @@ def test_curves_are_written(tree, tmp_path, monkeypatch):
             pass
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
-    fit(tree, tmp_path / "model", tensorboard=True)
+    fit(tree, tmp_path / "model", tracker="tensorboard")
     assert told == [str(tmp_path / "model" / "tensorboard"), ("gain/loss", 1), ("gain/loss", 2), ("gain/loss", 3), "closed"]
+
+
+class RefusedError(Exception):
+    """What both libraries raise in the tests below; they stand in for the real ones, which the extras bring."""
+
+
+def fake_wandb(told, refuses=False):
+    def init(**given):
+        if refuses:
+            raise RefusedError("No API key\nconfigured.")
+        told.append((given["project"], given["name"], given["config"]["gain"], given["config"]["samples"]))
+        return types.SimpleNamespace(
+            define_metric=lambda name, step_metric: told.append((name, step_metric)),
+            log=lambda values: told.append(sorted(values)),
+            finish=lambda exit_code: told.append(exit_code),
+        )
+
+    return types.SimpleNamespace(init=init, Settings=lambda **_: None, Error=RefusedError)
+
+
+def test_wandb_gets_curves_and_says_how_a_run_ended(tree, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(told))
+    fit(tree, tmp_path / "model", tracker="wandb")
+    epoch = ["gain/epoch", "gain/loss"]
+    assert told == [("mm3dad", "learner model", "1.0", 6), ("gain/*", "gain/epoch"), epoch, epoch, epoch, 0]
+    Learner.stop_before = 2
+    with pytest.raises(CutOffError):
+        fit(tree, tmp_path / "cut", tracker="wandb")
+    assert told[-1] == 1
+    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(told, refuses=True))
+    with pytest.raises(ConfigError, match=r"\(No API key configured.\); run `wandb login`, or set WANDB_MODE=offline"):
+        fit(tree, tmp_path / "other", tracker="wandb")
+
+
+def fake_mlflow(told, address):
+    class Client:
+        def __init__(self, tracking_uri):
+            assert tracking_uri == address
+
+        def get_experiment_by_name(self, name):
+            return None
+
+        def create_experiment(self, name):
+            return name
+
+        def create_run(self, experiment, run_name):
+            if "down" in address:
+                raise RefusedError("no route\nto host")
+            told.append((experiment, run_name))
+            return types.SimpleNamespace(info=types.SimpleNamespace(run_id="7"))
+
+        def log_param(self, run, key, value):
+            told.append((key, value))
+
+        def log_metric(self, run, key, value, step):
+            told.append((run, key, step))
+
+        def set_terminated(self, run, status):
+            told.append(status)
+
+    return types.SimpleNamespace(MlflowClient=Client, MlflowException=RefusedError)
+
+
+def test_mlflow_gets_curves_and_says_how_a_run_ended(tree, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    for address in ("http://server", "http://down"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        monkeypatch.setitem(sys.modules, "mlflow", fake_mlflow(told, address))
+        if "down" in address:
+            with pytest.raises(StorageError, match=r"MLflow at http://down takes no curves \(no route to host\)"):
+                fit(tree, tmp_path / "other", tracker="mlflow")
+        else:
+            fit(tree, tmp_path / "model", tracker="mlflow")
+    assert told[0] == ("mm3dad", "learner model") and {("gain", "1.0"), ("samples", 6)} <= set(told[1:8])
+    assert told[-4:] == [("7", "gain/loss", 1), ("7", "gain/loss", 2), ("7", "gain/loss", 3), "FINISHED"]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI, which is not set"):
+        fit(tree, tmp_path / "other", tracker="mlflow")
