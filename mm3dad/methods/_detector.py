@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mm3dad.methods.explanation import Explanation
     from mm3dad.nets.graph import Graph
 
-FORMAT = 1
+FORMAT = 1  # of model.json and its tensors; raised when an older reader would misread them. tests/frozen keeps a model of each
 Progress = Callable[[str, int, int], None]
 
 
@@ -269,8 +269,8 @@ def load_detector(folder: str | Path) -> Detector:
         point = model.get("operating_point")
     except (DataError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder / 'model.json'} is damaged or foreign ({error}); fit and save the model again") from error
-    if version != FORMAT:
-        raise ModelError(f"{folder} has format {version}, this version reads {FORMAT}; use the mm3dad that wrote it, or fit again")
+    if not isinstance(version, int) or version > FORMAT:
+        raise ModelError(f"{folder} has format {version}, this version reads up to {FORMAT}; update mm3dad, or fit again")
     if method not in METHODS.names():
         raise ModelError(f"{folder} holds a model of the unknown method {method!r}; {nearest_name(method, METHODS.names())}")
     try:

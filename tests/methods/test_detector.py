@@ -179,7 +179,8 @@ def test_a_damaged_description(model, text):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.update(format=2), "has format 2, this version reads 1; use the mm3dad that wrote it, or fit again"),
+        (lambda text: text.update(format=2), "has format 2, this version reads up to 1; update mm3dad, or fit again"),
+        (lambda text: text.update(format="two"), "has format two, this version reads up to 1"),
         (lambda text: text.update(method="duett"), "unknown method 'duett'; did you mean 'duet'"),
         (lambda text: text["config"].update(turbo=1), "a configuration this version does not know .*'turbo'"),
         (lambda text: text["config"].update(centers=0), "a configuration this version does not know .*centers"),
