@@ -5,7 +5,6 @@ Decoupled anomaly alignment, SeaS (ICCV 2025, arXiv 2410.14987), section 3.2. Ma
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -73,7 +72,7 @@ def shrink_masks(masks: Tensor, latent: int, levels: tuple[int, ...] = LEVELS) -
     The first step is low-passed, or a defect of a few pixels would fall between the samples.
     """
     small = functional.interpolate(masks[:, None], size=(latent, latent), mode="bilinear", antialias=True)
-    return {level: functional.max_pool2d(small, 2**level)[:, 0] for level in levels}
+    return {level: functional.max_pool2d(small, 2**level, ceil_mode=True)[:, 0] for level in levels}
 
 
 def align_attention(maps: dict[int, list[Tensor]], prompts: list[Prompt], masks: dict[int, Tensor]) -> Tensor:
@@ -91,9 +90,6 @@ def align_attention(maps: dict[int, list[Tensor]], prompts: list[Prompt], masks:
     for level, layers in maps.items():
         seen = torch.stack(layers).mean(0)
         mask = masks[level].flatten(1).to(seen.dtype)
-        if seen.shape[1] != mask.shape[1]:
-            side = math.isqrt(seen.shape[1])
-            mask = functional.adaptive_max_pool2d(masks[level][:, None], side)[:, 0].flatten(1).to(seen.dtype)
         defect = _stretch(torch.stack([one[:, list(prompt.defect)].mean(1) for one, prompt in zip(seen, prompts, strict=True)]))
         part = _stretch(torch.stack([one[:, prompt.part] for one, prompt in zip(seen, prompts, strict=True)]))
         inside = (mask > 0).to(seen.dtype)

@@ -50,7 +50,7 @@ class MaskBranch(nn.Module):
         """Return coarse features (B, C, side, side) of two levels of the U-Net (B, C', h, w)."""
         taken = [take(one) for take, one in zip(self.take, levels, strict=True)]
         joined = torch.cat([functional.interpolate(one, size=(side, side), mode="bilinear") for one in taken], 1)
-        found: Tensor = self.mix(joined).sample
+        found: Tensor = self.mix(joined, return_dict=False)[0]
         return found
 
     def refine(self, features: Tensor, levels: Sequence[Tensor]) -> Tensor:
