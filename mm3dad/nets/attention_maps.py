@@ -28,9 +28,7 @@ class _Keep:
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, attention_mask: Tensor | None = None, **_: Any
     ) -> Tensor:
         told = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = (
-            attn.head_to_batch_dim(part) for part in (attn.to_q(hidden_states), attn.to_k(told), attn.to_v(told))
-        )
+        query, key, value = (attn.head_to_batch_dim(part) for part in (attn.to_q(hidden_states), attn.to_k(told), attn.to_v(told)))
         weights = attn.get_attention_scores(query, key, attention_mask)
         self._kept.append(weights.unflatten(0, (len(hidden_states), -1)).mean(1))
         found = attn.batch_to_head_dim(torch.bmm(weights, value))

@@ -5,7 +5,6 @@ SeaS (ICCV 2025, arXiv 2410.14987): sections 3.2 (losses), 3.3 (mask branch) and
 
 from __future__ import annotations
 
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -81,9 +80,7 @@ class DefectDiffusion:
         return self.masks.loss(self.masks.look(levels, latents.shape[-1]), fine, torch.cat([masks, empty]))
 
     @torch.no_grad()
-    def draw(
-        self, normal: Tensor, kind: int, generator: torch.Generator, steps: int, guidance: float
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, normal: Tensor, kind: int, generator: torch.Generator, steps: int, guidance: float) -> tuple[Tensor, Tensor]:
         """Return a picture (3, size, size) in [0, 1] of a defect and the probability of it (size, size).
 
         Args:

@@ -65,7 +65,7 @@ class Vocabulary:
             words = {word: int(numbers[f"{word}</w>"]) for word in ("a", "with", *STARTS.values())}
             return Vocabulary(int(numbers["<|startoftext|>"]), int(numbers["<|endoftext|>"]), words)
         except KeyError as error:
-            raise WeightsError(f"the tokenizer's vocab.json lacks {error}; give a folder of Stable Diffusion 1, with CLIP's words") from error
+            raise WeightsError(f"the tokenizer's vocab.json lacks {error}; give a folder of Stable Diffusion 1") from error
 
 
 class DefectWords(nn.Module):

@@ -213,7 +213,7 @@ def _open_tower(folder: Path) -> TextTower:
 def noise_start(latent: Tensor, noise: Tensor, schedule: dict[str, Any], steps: int = 1500) -> Tensor:
     """Return a start for sampling: the latent of a normal picture under the noise of a schedule stretched to more steps than trained.
 
-    At 1500 steps sqrt(abar) is 0.018, at 1000 it is 0.068 (trained sheet, 3.4): what is left of the normal picture steers, and hardly shows.
+    At 1500 steps sqrt(abar) is 0.018, at 1000 it is 0.068 (trained sheet, 3.4): what is left of the normal picture hardly shows.
     """
     kept = signal_levels(schedule, steps)[-1].to(latent)
     return kept.sqrt() * latent + (1 - kept).sqrt() * noise

@@ -22,10 +22,12 @@ from mm3dad.errors import ConfigError, DataError, ModelError
 from mm3dad.nets.defect_diffusion import DefectDiffusion
 from mm3dad.nets.latent_diffusion import TINY, open_diffusion
 from mm3dad.nets.training import Task, TrainingRun, TrainingSettings, train
+from mm3dad.synthesis._labelled import LabelledPictures, square_picture
 from mm3dad.synthesis.synthesizers import Synthesizer, setting
 from mm3dad.types import Sample
 
 Report = Callable[[str, int, int], None]
+Losses = Callable[[Tensor, Tensor, list[int], Tensor], dict[str, Tensor]]
 FORMAT = 1
 EPOCH = 100  # steps between two checkpoints
 TRIES = 5  # pictures drawn for one defect before an empty mask is an error
@@ -97,52 +99,35 @@ class Seas(Synthesizer):
             self._check(sample)
         for sample in defects:
             if sample.mask is None or not bool(sample.mask.any()):
-                raise DataError(f"defect {sample.meta.id!r} has no mask or an empty one; seas learns where defects are, add gt/ or leave it out")
+                raise DataError(fXX)
         self.kinds = sorted({str(sample.meta.defect) for sample in defects})
         net = DefectDiffusion(open_diffusion(c.weights, c.train_seed), len(self.kinds), c.train_seed).to(c.device)
-        self._net = net
-        size = net.model.size
-        pictures = torch.stack([_square(sample, size) for sample in (*defects, *normals)])
-        masks = torch.stack([functional.adaptive_max_pool2d(sample.mask[None].float(), size)[0] if min(sample.size) >= size else
-                             functional.interpolate(sample.mask[None, None].float(), size=(size, size))[0, 0] for sample in defects])  # type: ignore[index]  # fmt: skip
-        kind = [self.kinds.index(str(sample.meta.defect)) for sample in defects]
-        data = _Data(pictures, masks, kind, c)
+        data = LabelledPictures(defects, normals, [self.kinds.index(str(sample.meta.defect)) for sample in defects], net.model.size)
         unet, words = net.model.unet, net.words
         groups = [{"params": list(unet.parameters()), "lr": c.rate}, {"params": list(words.parameters()), "lr": c.word_rate}]
-        self._train("words", {"unet": unet, "words": words}, groups, c.steps, data, net.word_losses, run, report)
+        noise_steps = len(net.model.signal)
+
+        def learn(name: str, modules: dict[str, nn.Module], groups: list[dict[str, Any]], steps: int, losses: Losses) -> None:
+            total = steps * len(self.kinds)
+
+            def batches(epoch: int, generator: torch.Generator) -> list[tuple[Tensor, ...]]:
+                return [data.draw(generator, c.batch, c.turn, noise_steps) for _ in range(min(EPOCH, total - epoch * EPOCH))]
+
+            task = Task(
+                name,
+                {"kinds": self.kinds, "samples": len(data.pictures), **dataclasses.asdict(c)},
+                modules,
+                lambda: torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=0.01),
+                math.ceil(total / EPOCH),
+                batches,
+                lambda batch: losses(*data.take(*batch[:2], c.device), batch[2]),
+            )
+            train(task, TrainingSettings(seed=c.train_seed, device=c.device), run, report)
+
+        learn("words", {"unet": unet, "words": words}, groups, c.steps, net.word_losses)
         unet.requires_grad_(False)
-        branch = [{"params": list(net.masks.parameters()), "lr": c.mask_rate}]
-        self._train("masks", {"masks": net.masks}, branch, c.mask_steps, data, net.mask_losses, run, report)
-
-    def _train(
-        self,
-        name: str,
-        modules: dict[str, nn.Module],
-        groups: list[dict[str, Any]],
-        steps: int,
-        data: _Data,
-        losses: Callable[..., dict[str, Tensor]],
-        run: TrainingRun | None,
-        report: Report | None,
-    ) -> None:
-        c = self.config
-        total = steps * len(self.kinds)
-        epochs = math.ceil(total / EPOCH)
-        assert self._net is not None
-        noise_steps = len(self._net.model.signal)
-
-        def batches(epoch: int, generator: torch.Generator) -> list[tuple[Tensor, ...]]:
-            return [data.draw(generator, noise_steps) for _ in range(min(EPOCH, total - epoch * EPOCH))]
-
-        def loss(batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
-            pictures, masks, kinds = data.take(batch, c.device)
-            return losses(pictures, masks, kinds, batch[-1])
-
-        identity = {"kinds": self.kinds, "samples": len(data.pictures), **dataclasses.asdict(c)}
-        task = Task(
-            name, identity, modules, lambda: torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=0.01), epochs, batches, loss
-        )
-        train(task, TrainingSettings(seed=c.train_seed, device=c.device), run, report)
+        learn("masks", {"masks": net.masks}, [{"params": list(net.masks.parameters()), "lr": c.mask_rate}], c.mask_steps, net.mask_losses)
+        self._net = net
 
     @torch.no_grad()
     def make(self, sample: Sample, generator: torch.Generator, source: Sample | None = None) -> Sample:
@@ -157,20 +142,21 @@ class Seas(Synthesizer):
         c = self.config
         kind = int(torch.randint(len(self.kinds), (), generator=generator))
         for _ in range(TRIES):
-            picture, chance = net.draw(_square(sample, net.model.size).to(c.device), kind, generator, c.sampling, c.guidance)
+            picture, chance = net.draw(square_picture(sample, net.model.size).to(c.device), kind, generator, c.sampling, c.guidance)
             chance, picture = (
-                functional.interpolate(one, size=sample.size, mode="bilinear", antialias=True).cpu() for one in (chance[None, None], picture[None])
+                functional.interpolate(one, size=sample.size, mode="bilinear", antialias=True).cpu()
+                for one in (chance[None, None], picture[None])
             )
             mask = chance[0, 0] > c.threshold
             if bool(mask.any()):
                 return self._finish(sample, mask, rgb=picture[0].clamp(0, 1), xyz=None, valid=None)
         raise DataError(
-            f"the mask branch finds no defect of type {self.kinds[kind]!r} in {TRIES} pictures; train longer (steps, mask_steps) or lower threshold"
+            f"the mask branch finds no defect of type {self.kinds[kind]!r} in {TRIES} pictures; train longer or lower threshold"
         )
 
     def _require_fit(self) -> DefectDiffusion:
         if self._net is None:
-            raise DataError("seas makes defects like those it learned from, and learned none yet; call fit, load, or mm3dad synthesize seas")
+            raise DataError("seas makes defects like those it learned from, and learned none yet; call fit or load")
         return self._net
 
     def describe(self) -> dict[str, Any]:
@@ -197,66 +183,38 @@ class Seas(Synthesizer):
             WeightsError: the frozen parts are gone.
         """
         path = Path(folder) / "seas.json"
-        content = read_model(folder)
+        content = _read(path)
         try:
             made = cls(SeasConfig(**content["config"]))
             made.kinds = list(content["kinds"])
             net = DefectDiffusion(open_diffusion(made.config.weights, made.config.train_seed), len(made.kinds), made.config.train_seed)
             tensors = files.read_sealed(path, content["tensors"])
             for name, module in {"unet": net.model.unet, "words": net.words, "masks": net.masks}.items():
-                module.load_state_dict({key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")})
+                own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+                module.load_state_dict(own)
                 module.eval()
         except (KeyError, TypeError, RuntimeError) as error:
             raise ModelError(f"{path} is damaged or foreign ({str(error).partition(chr(10))[0]}); learn it again") from error
         made._net = net.to(made.config.device)
         return made
 
+    @staticmethod
+    def identify(folder: str | Path) -> dict[str, Any]:
+        """Return the identity that `save` was given.
 
-def read_model(folder: str | Path) -> dict[str, Any]:
-    """Return the plain values of a saved `Seas`.
+        Raises:
+            ModelError: missing, or of another kind.
+        """
+        return dict(_read(Path(folder) / "seas.json")["identity"])
 
-    Raises:
-        ModelError: missing, or of another kind.
-    """
-    path = Path(folder) / "seas.json"
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ModelError(f"expected a model of seas at {path}, found none; run mm3dad synthesize seas, or call Seas.fit and save")
-    content = files.read_json(path)
+        raise ModelError(f"expected a model of seas at {path}, found none; run mm3dad synthesize seas, or call fit and save")
+    try:
+        content = files.read_json(path)
+    except DataError as error:
+        raise ModelError(f"{path} is damaged ({error}); learn it again") from error
     if not isinstance(content, dict) or content.get("synthesizer") != "seas" or content.get("format") != FORMAT:
         raise ModelError(f"{path} is no model of seas in format {FORMAT}; learn it again")
     return content
-
-
-class _Data:
-    """Square pictures, those with defects first, and how batches are drawn of them."""
-
-    def __init__(self, pictures: Tensor, masks: Tensor, kinds: list[int], config: SeasConfig) -> None:
-        self.pictures, self.masks, self.kinds, self.config = pictures, masks, kinds, config
-
-    def draw(self, generator: torch.Generator, noise_steps: int) -> tuple[Tensor, ...]:
-        """Draw numbers of pictures, turns and steps."""
-        count, batch = len(self.kinds), self.config.batch
-        defect = torch.randint(count, (batch,), generator=generator)
-        normal = torch.randint(count, len(self.pictures), (batch,), generator=generator)
-        turns = torch.randint(8 if self.config.turn else 1, (2 * batch,), generator=generator)
-        return torch.cat([defect, normal]), turns, torch.randint(noise_steps, (2 * batch,), generator=generator)
-
-    def take(self, drawn: tuple[Tensor, ...], device: str) -> tuple[Tensor, Tensor, list[int]]:
-        """Return pictures, masks of those with defects, and their types."""
-        numbers, turns = (part.tolist() for part in drawn[:2])
-        batch = self.config.batch
-        pictures = torch.stack([_turn(self.pictures[number], turn) for number, turn in zip(numbers, turns, strict=True)])
-        masks = torch.stack([_turn(self.masks[number], turn) for number, turn in zip(numbers[:batch], turns[:batch], strict=True)])
-        return pictures.to(device), masks.to(device), [self.kinds[number] for number in numbers[:batch]]
-
-
-def _turn(picture: Tensor, number: int) -> Tensor:
-    """Return one of the eight turned and mirrored forms of (..., S, S)."""
-    turned = picture.rot90(number % 4, (-2, -1))
-    return turned.flip(-1) if number >= 4 else turned
-
-
-def _square(sample: Sample, size: int) -> Tensor:
-    """Bring an image to (3, size, size)."""
-    assert sample.rgb is not None
-    return functional.interpolate(sample.rgb[None], size=(size, size), mode="bilinear", antialias=True)[0].clamp(0, 1)
