@@ -18,11 +18,10 @@ from torch.nn import functional
 from mm3dad.errors import ConfigError, DataError
 from mm3dad.features.heights import View, make_view
 from mm3dad.methods._config import MODALITIES, check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress, score_validation
+from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.nets.losses import dice_loss, focal_loss, structural_similarity
 from mm3dad.nets.training import Task, TrainingSettings, split_normals, train
 from mm3dad.nets.unet import FOLD, DualDiscriminator, Reconstructor
-from mm3dad.scoring.calibrate import threshold_for_rate
 from mm3dad.scoring.maps import upsample_map
 from mm3dad.synthesis import alter_image, alter_pair, draw_dropout, draw_texture, find_part
 from mm3dad.types import Prediction, Sample
@@ -109,9 +108,7 @@ class Das3d(Detector):
         learn, held = split_normals(len(views), seed=self.config.seed)
         self._train([views[i] for i in learn], [views[i] for i in held], report)
         self.is_fitted = True
-        scores = [self._judge(views[i])[0] for i in held]
-        scores = score_validation(validation, report, lambda sample: self.predict(sample).score) or scores
-        self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
+        self._set_threshold(validation, report, (self._judge(views[i])[0] for i in held))
         return self
 
     def _train(self, views: list[View], held: list[View], report: Progress) -> None:

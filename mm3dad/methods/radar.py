@@ -19,10 +19,9 @@ from torch.nn import functional
 from mm3dad.errors import ConfigError, DataError
 from mm3dad.features.heights import make_relief, shrink_image
 from mm3dad.methods._config import MODALITIES, check_modalities, check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress, score_validation
+from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.nets.denoiser import STEPS, Denoiser, cut_tiles, join_tiles, measure_edges
 from mm3dad.nets.training import Task, TrainingSettings, split_normals, train
-from mm3dad.scoring.calibrate import threshold_for_rate
 from mm3dad.scoring.forest import Forest
 from mm3dad.scoring.maps import upsample_map
 from mm3dad.synthesis import find_part
@@ -137,9 +136,7 @@ class Radar(Detector):
         self._level = torch.stack(heats).mean((0, 2, 3)).clamp_min(1e-12)
         self._forest = Forest(torch.stack([_summarise(heat) for heat in heats])[learn], self.config.trees, self.config.seed)
         self.is_fitted = True
-        scores = [self._forest.score(_summarise(heats[i])) for i in held]
-        scores = score_validation(validation, report, lambda sample: self.predict(sample).score) or scores
-        self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
+        self._set_threshold(validation, report, (self._forest.score(_summarise(heats[i])) for i in held))
         return self
 
     def _train(self, pictures: Tensor, held: Tensor, report: Progress) -> None:
