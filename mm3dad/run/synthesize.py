@@ -71,7 +71,7 @@ def synthesize(
         count: defects per category.
         seed: of the defects; each has its own stream, so that neither `count` nor the number of workers changes them.
         options: of the synthesizer and of the dataset.
-        workers: processes, all cores when None.
+        workers: processes; when None all cores, and one for a synthesizer that learns.
 
     Returns:
         {"out", "categories", "folder", "samples", "done", "resumed", "seconds"}, and for a synthesizer that learns (`seas`)
@@ -117,6 +117,8 @@ def synthesize(
     if learned:
         header["learned_from"] = learned
     files.write_json(out / MANIFEST, {**header, "complete": False, "samples": done})
+    if learned and workers is None:
+        workers = 1  # each process would hold a diffusion model, which takes all cores by itself
     for key, entry in track(run_parallel(_write_one, todo, workers), f"synthesize {name}", total=len(todo)):
         done[key] = entry
     close_manifest(out, header, done)

@@ -99,7 +99,10 @@ class Seas(Synthesizer):
             self._check(sample)
         for sample in defects:
             if sample.mask is None or not bool(sample.mask.any()):
-                raise DataError(fXX)
+                raise DataError(
+                    f"defect {sample.meta.id!r} has {'no' if sample.mask is None else 'an empty'} mask, and seas learns where defects are; "
+                    "add its ground truth, or take dual or cutpaste, which need none"
+                )
         self.kinds = sorted({str(sample.meta.defect) for sample in defects})
         net = DefectDiffusion(open_diffusion(c.weights, c.train_seed), len(self.kinds), c.train_seed).to(c.device)
         data = LabelledPictures(defects, normals, [self.kinds.index(str(sample.meta.defect)) for sample in defects], net.model.size)
@@ -120,7 +123,7 @@ class Seas(Synthesizer):
                 lambda: torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=0.01),
                 math.ceil(total / EPOCH),
                 batches,
-                lambda batch: losses(*data.take(*batch[:2], c.device), batch[2]),
+                lambda batch: losses(*data.take(batch[0], batch[1], c.device), batch[2]),
             )
             train(task, TrainingSettings(seed=c.train_seed, device=c.device), run, report)
 
