@@ -361,6 +361,9 @@ def synthesize(arguments: Namespace) -> int:
     _write_json(arguments, result | {"sheets": [str(sheet) for sheet in sheets]})
     say(f"{out}: {result['samples']} samples, {result['done']} written now in {result['seconds']} s")
     say(*(f"contact sheet: {sheet}" for sheet in sheets))
+    for name, learned in result.get("learned_from", {}).items():
+        say(f"{name}: learned from {len(learned['defects'])} defects and {len(learned['normals'])} normal samples ({learned['weights']})")
+        say(*(learned[key] for key in ("note", "remember") if key in learned))
     return 0
 
 
