@@ -18,7 +18,7 @@ from tests.run import toy
 toy.register()
 VERBS = (
     "demo", "prepare", "doctor", "fit", "predict", "calibrate",
-    "evaluate", "report", "synthesize", "view", "list", "serve", "benchmark", "export", "completion",
+    "evaluate", "report", "synthesize", "view", "list", "serve", "benchmark", "export", "push", "pull", "completion",
 )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ from mm3dad.errors import DataError, ModelError
 from mm3dad.features.weights import TABLE
 from mm3dad.nets.training import remove_checkpoints
 from mm3dad.run._lock import held
-from mm3dad.run.fit import Selection, choose_shots, fingerprint
 from mm3dad.run.progress import track_stages
+from mm3dad.run.selection import Selection, choose_shots, fingerprint
 from mm3dad.run.training import CHECKPOINTS, open_training
 
 MODELS = ".models"  # in the folder of what is written; a dataset's reader passes it over
