@@ -61,6 +61,7 @@ EXTRAS = {
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "python-multipart>=0.0.9",
+        "ray>=2.49",  # evaluations on a real local cluster of several nodes
         "ruff>=0.11",
         "scikit-learn>=1.5",
         "uvicorn>=0.30",

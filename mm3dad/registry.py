@@ -85,6 +85,7 @@ SYNTHESIZERS = Registry(
     {
         "cutpaste": "mm3dad.synthesis.synthesizers:CutPaste",
         "dual": "mm3dad.synthesis.synthesizers:DualModal",
+        "seas": "mm3dad.synthesis.seas:Seas",
         "stretch": "mm3dad.synthesis.synthesizers:Stretch",
     },
 )

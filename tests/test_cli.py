@@ -18,7 +18,7 @@ from tests.run import toy
 toy.register()
 VERBS = (
     "demo", "prepare", "doctor", "fit", "predict", "calibrate",
-    "evaluate", "report", "synthesize", "view", "list", "serve", "benchmark", "export", "completion",
+    "evaluate", "report", "synthesize", "view", "list", "serve", "benchmark", "export", "push", "pull", "completion",
 )  # fmt: skip
 
 
@@ -323,3 +323,17 @@ def test_a_narrow_terminal_gets_fewer_columns(monkeypatch, capsys):
     terminal.print_results(result)
     text = capsys.readouterr().out
     assert "0.400 to 0.600" not in text and "AUPRO@0.01" in text and max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "model", "--watch", "camera", "--workers", "2"], "--watch scores parts as they come, in one process"),
+        (["predict", "model", "a.png", "--workers", "two"], "expected a number from 1, ray, ray:N or ray:ADDRESS, got 'two'"),
+        (["fit", "toy", "--dataset", "mvtec3d", "--root", ".", "--out", "m", "--workers", "ray:"], "expected ray, ray:N"),
+    ],
+)
+def test_workers_that_cannot_be_are_one_line(words, message, capsys):
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1

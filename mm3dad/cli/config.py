@@ -66,7 +66,7 @@ def write_config(path: str | Path, arguments: Namespace, options: dict[str, Any]
         arguments: as parsed.
         options: what --set would have to say to have every option as it was, defaults included.
     """
-    left_out = {"verb", "config", "options", "shots", "overwrite", "rescore"}  # the last two are of one call
+    left_out = {"verb", "config", "options", "shots", "overwrite", "rescore", "workers"}  # the last three are of one call
     words = {
         name.replace("_", "-"): value
         for name, value in vars(arguments).items()

@@ -86,6 +86,14 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _workers(text: str) -> int | str:
+    if text.partition(":")[0] == "ray":
+        return text
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, ray, ray:N or ray:ADDRESS, got {text!r}")
+    return int(text)
+
+
 def _share(text: str) -> float:
     try:
         value = float(text)
@@ -156,7 +164,7 @@ def build_parser() -> Parser:
     prepare.add_argument("--categories", metavar="A,B", type=_names, help="only these (default: all)")
     prepare.add_argument("--seed", metavar="S", type=_whole, help="seed of the synthetic data, or of the plane search (default: 0)")
     prepare.add_argument("--size", metavar="PIXELS", type=_positive, help="synthetic: height and width (default: 400)")
-    prepare.add_argument("--workers", metavar="N", type=_positive, help="processes (default: one per core)")
+    _add_workers(prepare, "one per core")
     _add_set(prepare, "an option of the preparation; synthetic: number of train, validation, good or defect samples")
 
     doctor = add(
@@ -183,6 +191,7 @@ def build_parser() -> Parser:
         choices=trackers,
         help=f"send the curves of a method that trains to {', '.join(trackers[:-1])} or mlflow",
     )
+    _add_workers(fit, "this process, one category after the other")
 
     predict = add(
         "predict",
@@ -195,6 +204,7 @@ def build_parser() -> Parser:
     predict.add_argument("inputs", metavar="INPUT", nargs="*", help="file or folder; a file in a dataset tree names the whole sample")
     predict.add_argument("--watch", metavar="DIR", help="score parts as they are written into this folder; one line of JSON each")
     predict.add_argument("--out", metavar="DIR", help="keep predictions.json (--watch: watch.jsonl), maps/ and heatmaps/ here")
+    _add_workers(predict, "this process")
 
     serve = add(
         "serve",
@@ -260,6 +270,7 @@ def build_parser() -> Parser:
     evaluate.add_argument("--out", metavar="DIR", help="keeps everything (default: a folder beside the JSON, named after it)")
     evaluate.add_argument("--overwrite", action="store_true", help="drop results that are there")
     evaluate.add_argument("--rescore", action="store_true", help="compute the metrics again from kept maps, without predicting")
+    _add_workers(evaluate, "this process, one fit after the other")
 
     report = add("report", "write the HTML report of an evaluation or of predictions", "  mm3dad report results/duet --html report.html")
     report.add_argument("folder", metavar="DIR", help="the --out folder of evaluate or predict")
@@ -363,6 +374,15 @@ def _add_data(verb: Parser) -> None:
 def _add_tree(verb: Parser) -> None:
     verb.add_argument("--dataset", metavar="NAME", required=True, help="mvtec3d, eyecandies, real3d, folder or synthetic")
     verb.add_argument("--root", metavar="DIR", required=True, help="folder of the data set")
+
+
+def _add_workers(verb: Parser, default: str) -> None:
+    verb.add_argument(
+        "--workers",
+        metavar="N|ray",
+        type=_workers,
+        help=f"processes of one thread each; ray, ray:N or ray:ADDRESS for those of a Ray cluster (default: {default})",
+    )
 
 
 def _add_set(verb: Parser, text: str) -> None:

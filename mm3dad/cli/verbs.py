@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,10 @@ def fit(arguments: Namespace) -> int:
         device=arguments.device,
         auxiliary=arguments.auxiliary,
         tracker=arguments.track,
+        workers=arguments.workers or 1,
     )
+    if not rows:  # a further process of torchrun: the first one writes and speaks
+        return 0
     _write_json(arguments, rows)
     _keep_config(arguments, arguments.out, rows[0]["config"], rows[0]["dataset"]["options"])
     for row in rows:
@@ -118,15 +122,17 @@ def fit(arguments: Namespace) -> int:
 
 def predict(arguments: Namespace) -> int:
     """`mm3dad predict`: status 2 when an input could not be scored; the others are."""
-    from mm3dad.run.predict import file_stem, predict_inputs
+    from mm3dad.run.predict import predict_inputs
     from mm3dad.view import write_report
 
     if bool(arguments.inputs) == (arguments.watch is not None):
         raise ConfigError("predict takes either inputs or --watch DIR; e.g. `mm3dad predict models/cookie --watch camera --out watched`")
     if arguments.watch is not None:
+        if arguments.workers is not None:
+            raise ConfigError("--watch scores parts as they come, in one process; leave out --workers")
         return _watch(arguments)
 
-    def show(sample: Any, prediction: Any, row: dict[str, Any]) -> None:
+    def show(row: dict[str, Any]) -> None:
         verdict = {True: "defective", False: "good", None: "no threshold"}[row["is_anomaly"]]
         threshold = "" if row["threshold"] is None else f" (threshold {row['threshold']:.4g})"
         chance = "" if row["p_value"] is None else f", p {row['p_value']:.3g}"
@@ -134,10 +140,9 @@ def predict(arguments: Namespace) -> int:
         if row["is_outside"]:
             notes += f"; unlike all parts the model was fitted on (p {row['outside_p_value']:.2g}): check sensor and part"
         say(f"{row['id']}: score {row['score']:.4g}{threshold}{chance}: {verdict}{notes}")
-        if arguments.out is not None:
-            _write_heatmap(Path(arguments.out) / "heatmaps" / f"{file_stem(row['id'])}.png", sample, prediction)
 
-    result = predict_inputs(arguments.folder, arguments.inputs, arguments.out, arguments.json, show)
+    draw = None if arguments.out is None else partial(_draw_row, Path(arguments.out))
+    result = predict_inputs(arguments.folder, arguments.inputs, arguments.out, arguments.json, draw, show, arguments.workers or 1)
     if arguments.out is not None:
         say(f"kept in {arguments.out}: predictions.json, maps/, heatmaps/", f"HTML: {write_report(arguments.out)}")
     if result.failures:
@@ -158,6 +163,11 @@ def _watch(arguments: Namespace) -> int:
 
     watch_folder(arguments.folder, arguments.watch, out=arguments.out, json=arguments.json, on_line=show)
     return 0
+
+
+def _draw_row(out: Path, sample: Any, prediction: Any, row: dict[str, Any]) -> None:
+    """Draw a sample where it is scored, be it in a worker."""
+    _write_heatmap(out / "heatmaps" / f"{Path(row['file']).stem}.png", sample, prediction)
 
 
 def _write_heatmap(path: Path, sample: Any, prediction: Any) -> None:
@@ -238,6 +248,7 @@ def evaluate(arguments: Namespace) -> int:
         overwrite=arguments.overwrite,
         rescore=arguments.rescore,
         auxiliary=arguments.auxiliary,
+        workers=arguments.workers or 1,
         **size,
     )
     _keep_config(arguments, out, result["config"], result["dataset"]["options"], eval_size=result["protocol"]["eval_size"])
@@ -350,6 +361,9 @@ def synthesize(arguments: Namespace) -> int:
     _write_json(arguments, result | {"sheets": [str(sheet) for sheet in sheets]})
     say(f"{out}: {result['samples']} samples, {result['done']} written now in {result['seconds']} s")
     say(*(f"contact sheet: {sheet}" for sheet in sheets))
+    for name, learned in result.get("learned_from", {}).items():
+        say(f"{name}: learned from {len(learned['defects'])} defects and {len(learned['normals'])} normal samples ({learned['weights']})")
+        say(*(learned[key] for key in ("note", "remember") if key in learned))
     return 0
 
 

@@ -68,6 +68,10 @@ _ROWS = [
         "27ded932bb0a2625d5a8eb006df199b2578598c774aee6d86b985300b6a5fd20", 0, "not stated by its authors",
         (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1, (3, 7, 11),
     ),
+    Weights(
+        "stable-diffusion-v1-4", "stable_diffusion_1", "hub:CompVis/stable-diffusion-v1-4", "", 0, "CreativeML OpenRAIL-M",
+        *HALF, 64, (),
+    ),
 ]  # fmt: skip
 TABLE: dict[str, Weights] = {row.name: row for row in _ROWS}
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mm3dad import files
 from mm3dad.errors import ConfigError, DataError, MissingPackageError, ModelError
-from mm3dad.memory.search import nearest_rows
+from mm3dad.memory.search import merge_nearest, nearest_rows
 
 FORMAT = 1
 ROWS, INDEX, META = "rows.f16", "index.faiss", "bank.json"
@@ -185,14 +185,12 @@ class CompressedRows:
 
     def nearest_exact(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Find the k nearest of all rows by reading them once: what `nearest` is measured against."""
-        best = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+        parts = [(torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64))]
         for first in range(0, self.count, READ_ROWS):
             block = torch.from_numpy(np.array(self.rows[first : first + READ_ROWS])).float()
             distance, index = nearest_rows(queries, block, min(k, len(block)))
-            distance, index = torch.cat([best[0], distance], 1), torch.cat([best[1], index + first], 1)
-            chosen = distance.sort(dim=1, stable=True).indices[:, :k]
-            best = distance.gather(1, chosen), index.gather(1, chosen)
-        return best
+            parts = [merge_nearest([*parts, (distance, index + first)], k)]
+        return parts[0]
 
     def measure_recall(self, queries: Tensor) -> float:
         """Return the share of queries whose nearest row is as near as the exact one (recall@1, ties count)."""

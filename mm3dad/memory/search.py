@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -76,3 +78,20 @@ def nearest_rows(queries: Tensor, rows: Tensor, k: int, backend: str = "torch") 
     exact = torch.stack([(queries - rows[column]).square().sum(1).sqrt() for column in candidates.unbind(1)], dim=1)
     distances, order = exact.sort(dim=1, stable=True)
     return distances[:, :k].contiguous(), candidates.gather(1, order)[:, :k].contiguous()
+
+
+def merge_nearest(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+    """Keep the k nearest of several answers to the same queries; of equal distances the earlier part's.
+
+    Merging twice is merging once: parts may be joined in groups, as long as their order stays.
+
+    Args:
+        parts: distances (P, n) ascending and indices (P, n) of each, where a part with fewer than k rows gives all of them.
+        k: 1 to the rows of all parts.
+
+    Returns:
+        distances (P, k) ascending, indices (P, k) int64.
+    """
+    distances, indices = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
+    distances, order = distances.sort(dim=1, stable=True)
+    return distances[:, :k].contiguous(), indices.gather(1, order)[:, :k].contiguous()

@@ -176,6 +176,15 @@ class Detector(ABC):
         """
         raise ConfigError(f"{self.name} has no extractor that can be exported; export a model of duet")
 
+    def _set_threshold(self, validation: Sequence[Sample] | None, report: Progress, held: Iterable[float]) -> None:
+        """Choose the one threshold from validation samples; without any, from held-out scores, which are asked for only then."""
+        import torch
+
+        from mm3dad.scoring.calibrate import threshold_for_rate
+
+        scores = score_validation(validation, report, lambda sample: self.predict(sample).score) or list(held)
+        self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
+
     def _conclude(self, sample: Sample, score: float, pixels: Tensor, parts: dict[str, Tensor] | None = None) -> Prediction:
         """Return the prediction of a method with one threshold; without one it says neither good nor defective."""
         threshold = self._threshold

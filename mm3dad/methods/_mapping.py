@@ -15,11 +15,11 @@ from torch.nn import functional as F  # noqa: N812
 from mm3dad.errors import DataError, TrainingError
 from mm3dad.fusion.mapping import join_product, published_divisors
 from mm3dad.methods._config import MODALITIES, check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress, score_validation, strip_prefix
+from mm3dad.methods._detector import Detector, Needs, Progress, strip_prefix
 from mm3dad.methods._registered import Grid, Registered, RegisteredConfig, RegisteredSource, Scale
 from mm3dad.nets.mapping import code_places
 from mm3dad.nets.training import Task, TrainingSettings, shuffle_batches, split_normals, train
-from mm3dad.scoring.calibrate import Calibration, threshold_for_rate
+from mm3dad.scoring.calibrate import Calibration
 from mm3dad.scoring.heldout import lift
 from mm3dad.scoring.maps import smooth_boxes, upsample_map
 from mm3dad.types import Prediction, Sample
@@ -101,9 +101,7 @@ class MappingDetector(Detector):
         judged = [self._bring_to_scale(found[i]) for i in held_out or learned]
         self._units = self._find_units(judged)
         self.is_fitted = True
-        scores = [self._judge(one)[0] for one in judged] if held_out else []
-        scores = score_validation(validation, report, lambda sample: self.predict(sample).score) or scores
-        self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
+        self._set_threshold(validation, report, (self._judge(one)[0] for one in (judged if held_out else [])))
         return self
 
     @property

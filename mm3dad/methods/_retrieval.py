@@ -19,8 +19,8 @@ from mm3dad.features.pixelmap import PointCells
 from mm3dad.memory.coreset import project_rows, select_coreset
 from mm3dad.memory.flat import FlatBank
 from mm3dad.methods._config import MODALITIES, check_modalities, check_ranges, option
-from mm3dad.methods._detector import Detector, Progress, score_validation
-from mm3dad.scoring.calibrate import held_out_numbers, threshold_for_rate
+from mm3dad.methods._detector import Detector, Progress
+from mm3dad.scoring.calibrate import held_out_numbers
 from mm3dad.scoring.maps import blur_8bit, pixel_map, upsample_map
 from mm3dad.types import Prediction, Sample
 
@@ -165,9 +165,7 @@ class RetrievalDetector(Detector):
             judged.append(self._judge(rows, grids, canvases[i], without=i))
         self._calibrate(judged)
         self.is_fitted = True
-        scores = [self._combine(*parts)[0] for parts in judged]
-        scores = score_validation(validation, report, lambda sample: self.predict(sample).score) or scores
-        self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
+        self._set_threshold(validation, report, (self._combine(*parts)[0] for parts in judged))
         return self
 
     def _open_bank(self) -> FlatBank:

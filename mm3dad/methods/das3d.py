@@ -18,11 +18,10 @@ from torch.nn import functional
 from mm3dad.errors import ConfigError, DataError
 from mm3dad.features.heights import View, make_view
 from mm3dad.methods._config import MODALITIES, check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress, score_validation
+from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.nets.losses import dice_loss, focal_loss, structural_similarity
-from mm3dad.nets.training import Task, TrainingSettings, split_normals, train
+from mm3dad.nets.training import Task, TrainingSettings, choose_precision, split_normals, train
 from mm3dad.nets.unet import FOLD, DualDiscriminator, Reconstructor
-from mm3dad.scoring.calibrate import threshold_for_rate
 from mm3dad.scoring.maps import upsample_map
 from mm3dad.synthesis import alter_image, alter_pair, draw_dropout, draw_texture, find_part
 from mm3dad.types import Prediction, Sample
@@ -53,6 +52,7 @@ class Config:
     epochs: int = option(24, "epochs of 25 steps")
     batch: int = option(4, "pictures in a step")
     rate: float = option(2e-3, "highest learning rate")
+    mixed: bool = option(True, "train in bfloat16 where the processor or GPU has units for it; false: float32")
     false_alarms: float = option(0.01, "rate of false alarms the threshold aims at")
     seed: int = option(0, "of the weights, the defects and the held-out samples")
     device: str = option("cpu", "torch device of the networks")
@@ -109,9 +109,7 @@ class Das3d(Detector):
         learn, held = split_normals(len(views), seed=self.config.seed)
         self._train([views[i] for i in learn], [views[i] for i in held], report)
         self.is_fitted = True
-        scores = [self._judge(views[i])[0] for i in held]
-        scores = score_validation(validation, report, lambda sample: self.predict(sample).score) or scores
-        self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
+        self._set_threshold(validation, report, (self._judge(views[i])[0] for i in held))
         return self
 
     def _train(self, views: list[View], held: list[View], report: Progress) -> None:
@@ -136,7 +134,8 @@ class Das3d(Detector):
             # Warm for the first twentieth, then down; DRAEM drops the rate at 80 % and 90 % of a far longer training.
             lambda step: min(1.0, (step + 1) / (0.05 * steps), 0.02 + 4 * (1 - step / steps) / 3),
         )
-        train(task, TrainingSettings(seed=c.seed, clip=1.0, device=c.device), self.training, report, "training")
+        settings = TrainingSettings(seed=c.seed, clip=1.0, mixed=choose_precision(c.mixed, c.device), device=c.device)
+        train(task, settings, self.training, report, "training")
         self._nets.cpu()
 
     def _draw(self, view: View, pool: Sequence[View], generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -169,7 +168,7 @@ class Das3d(Detector):
 
     def _loss(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         rgb, altered, depth, moved, mask = batch
-        image, surface, probability = self._run(altered, moved)
+        image, surface, probability = (found.float() for found in self._run(altered, moved))
         terms = {"focal": focal_loss(probability, mask), "dice": dice_loss(probability, mask)}
         for name, found, wanted in (("rgb", image, rgb), ("depth", surface, depth)):
             terms[name] = functional.mse_loss(found, wanted) + 1 - structural_similarity(found, wanted).mean()

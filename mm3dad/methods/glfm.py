@@ -10,7 +10,7 @@ Weights: Point-MAE's licence is not stated by its authors; the small transformer
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,13 +23,13 @@ from mm3dad.features.branches import load_point_net
 from mm3dad.features.points import FPFH_STATISTICS
 from mm3dad.memory.routed import RoutedBanks
 from mm3dad.methods._config import check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress, score_validation, strip_prefix
+from mm3dad.methods._detector import Detector, Needs, Progress, strip_prefix
 from mm3dad.nets.losses import dice_loss, focal_loss
 from mm3dad.nets.point_transformer import DescriptorTransformer, PointTransformer
 from mm3dad.nets.training import Task, TrainingSettings, train
 from mm3dad.ops import three_interpolate
 from mm3dad.ops.finite import is_finite
-from mm3dad.scoring.calibrate import held_out_numbers, threshold_for_rate
+from mm3dad.scoring.calibrate import held_out_numbers
 from mm3dad.scoring.maps import blur_8bit, smooth_map
 from mm3dad.synthesis import find_part
 from mm3dad.synthesis.synthesizers import Stretch, StretchConfig
@@ -160,14 +160,15 @@ class Glfm(Detector):
         self._banks = RoutedBanks.build(torch.stack([one.mean(0) for one in rows]), rows, ids, count).thin(self.config.coreset)
         self._threshold = None
         self.is_fitted = True
-        scores = score_validation(validation, report, lambda sample: self.predict(sample).score)
-        if not scores:
+
+        def hold_out() -> Iterator[float]:
             held = held_out_numbers(len(samples))
             for done, i in enumerate(held):
                 report("held-out scores", done, len(held))
                 sample = samples[i]
-                scores.append(self._judge(sample, self._find(sample), *found[i], without=i)[0])
-        self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
+                yield self._judge(sample, self._find(sample), *found[i], without=i)[0]
+
+        self._set_threshold(validation, report, hold_out())
         return self
 
     def _adapt(self, clouds: list[Tensor], report: Progress) -> None:

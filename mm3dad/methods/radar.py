@@ -19,10 +19,9 @@ from torch.nn import functional
 from mm3dad.errors import ConfigError, DataError
 from mm3dad.features.heights import make_relief, shrink_image
 from mm3dad.methods._config import MODALITIES, check_modalities, check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress, score_validation
+from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.nets.denoiser import STEPS, Denoiser, cut_tiles, join_tiles, measure_edges
-from mm3dad.nets.training import Task, TrainingSettings, split_normals, train
-from mm3dad.scoring.calibrate import threshold_for_rate
+from mm3dad.nets.training import Task, TrainingSettings, choose_precision, split_normals, train
 from mm3dad.scoring.forest import Forest
 from mm3dad.scoring.maps import upsample_map
 from mm3dad.synthesis import find_part
@@ -62,6 +61,7 @@ class Config:
     epochs: int = option(40, "epochs of 25 steps")
     batch: int = option(16, "patches in a step")
     rate: float = option(1e-3, "highest learning rate")
+    mixed: bool = option(True, "train in bfloat16 where the processor or GPU has units for it; false: float32")
     false_alarms: float = option(0.01, "rate of false alarms the threshold aims at")
     seed: int = option(0, "of the weights, the patches, the noise, the forest and the held-out samples")
     device: str = option("cpu", "torch device of the network")
@@ -137,9 +137,7 @@ class Radar(Detector):
         self._level = torch.stack(heats).mean((0, 2, 3)).clamp_min(1e-12)
         self._forest = Forest(torch.stack([_summarise(heat) for heat in heats])[learn], self.config.trees, self.config.seed)
         self.is_fitted = True
-        scores = [self._forest.score(_summarise(heats[i])) for i in held]
-        scores = score_validation(validation, report, lambda sample: self.predict(sample).score) or scores
-        self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
+        self._set_threshold(validation, report, (self._forest.score(_summarise(heats[i])) for i in held))
         return self
 
     def _train(self, pictures: Tensor, held: Tensor, report: Progress) -> None:
@@ -165,7 +163,8 @@ class Radar(Detector):
             (lambda: float(self._net.loss(*(part.to(c.device) for part in check)))) if len(held) else None,
             lambda step: min(1.0, (step + 1) / (0.05 * total), 0.02 + 4 * (1 - step / total) / 3),
         )
-        train(task, TrainingSettings(seed=c.seed, clip=1.0, device=c.device), self.training, report, "training")
+        settings = TrainingSettings(seed=c.seed, clip=1.0, mixed=choose_precision(c.mixed, c.device), device=c.device)
+        train(task, settings, self.training, report, "training")
         self._net.cpu()
 
     @torch.no_grad()

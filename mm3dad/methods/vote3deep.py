@@ -8,7 +8,7 @@ suppression come over; here objects are defects stretched out of normal parts, a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from mm3dad.features.voxels import CHANNELS, PartCloud, Voxels, measure_voxels, 
 from mm3dad.memory.coreset import select_coreset
 from mm3dad.memory.flat import FlatBank, balance_blocks
 from mm3dad.methods._config import check_ranges, option
-from mm3dad.methods._detector import Detector, Needs, Progress, score_validation, strip_prefix
+from mm3dad.methods._detector import Detector, Needs, Progress, strip_prefix
 from mm3dad.methods._stretched import draw_defects, measure_box
 from mm3dad.nets.training import Task, TrainingSettings, split_normals, train
 from mm3dad.nets.voting import Read, VotingNet, join_clouds, mined_hinge_loss
@@ -140,13 +140,14 @@ class Vote3Deep(Detector):
         self._calibrate([(reads[i], whole.without(i)) for i in held or range(len(reads))])
         self._bank = whole.thin(select_coreset(whole.rows.float(), max(1, int(self.config.coreset * len(whole.rows)))))
         self.is_fitted = True
-        scores = score_validation(validation, report, lambda sample: self.predict(sample).score)
-        if not scores:
+
+        def hold_out() -> Iterator[float]:
             for done, i in enumerate(held):
                 report("held-out scores", done, len(held))
                 sample = samples[i]
-                scores.append(self._judge(sample, self._look(sample), found[i], reads[i], whole.without(i))[0])
-        self._threshold = threshold_for_rate(torch.tensor(scores), self.config.false_alarms) if scores else None
+                yield self._judge(sample, self._look(sample), found[i], reads[i], whole.without(i))[0]
+
+        self._set_threshold(validation, report, hold_out())
         return self
 
     def _train(self, clouds: list[Tensor], held: list[Tensor], report: Progress) -> None:

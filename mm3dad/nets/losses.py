@@ -45,6 +45,12 @@ def structural_similarity(one: Tensor, other: Tensor, window: int = 11, sigma: f
     Returns:
         (B, C, H, W).
     """
+    # Variances are small differences of large numbers: in bfloat16 nothing is left of them.
+    with torch.autocast(one.device.type, enabled=False):
+        return _compare_windows(*(values if values.dtype == torch.float64 else values.float() for values in (one, other)), window, sigma)
+
+
+def _compare_windows(one: Tensor, other: Tensor, window: int, sigma: float) -> Tensor:
     offset = torch.arange(window, dtype=one.dtype, device=one.device) - window // 2
     line = torch.exp(-(offset**2) / (2 * sigma**2))
     shape, half = one.shape, window // 2

@@ -17,6 +17,11 @@ def is_parallel() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
+def count() -> int:
+    """Return the number of processes, 1 without a group."""
+    return distributed.get_world_size() if is_parallel() else 1
+
+
 def rank() -> int:
     """Return this process's number, 0 without a group."""
     return distributed.get_rank() if is_parallel() else 0
@@ -27,14 +32,14 @@ def share_out(batches: Iterable[T]) -> Iterator[tuple[T | None, int]]:
 
     The last step may have fewer batches than processes; who gets none is given None and still takes part in the averaging.
     """
-    world, own = (distributed.get_world_size(), distributed.get_rank()) if is_parallel() else (1, 0)
+    world, own = count(), rank()
     stream = iter(batches)
     while group := list(islice(stream, world)):
         yield (group[own] if own < len(group) else None), len(group)
 
 
-def average_gradients(parameters: Sequence[nn.Parameter], loss: Tensor | None, count: int) -> Tensor:
-    """Average the gradients of `count` batches over the processes, in place; return the mean loss.
+def average_gradients(parameters: Sequence[nn.Parameter], loss: Tensor | None, batches: int) -> Tensor:
+    """Average the gradients of `batches` batches over the processes, in place; return the mean loss.
 
     Args:
         parameters: the same in every process; one without a gradient counts as zeros.
@@ -47,7 +52,7 @@ def average_gradients(parameters: Sequence[nn.Parameter], loss: Tensor | None, c
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([value.view(1), *(part.flatten().float() for part in parts)])
     distributed.all_reduce(flat)
-    flat /= count
+    flat /= batches
     start = 1
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = flat[start : start + part.numel()].view_as(part).to(part.dtype)

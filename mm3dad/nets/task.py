@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mm3dad.errors import ConfigError
+from mm3dad.ops.processor import has_bfloat16_units
 
 Log = Callable[[str, int, dict[str, float]], None]
 
@@ -102,6 +103,13 @@ class Task:
     loss: Callable[[Any], Tensor | dict[str, Tensor]]
     validate: Callable[[], float] | None = None
     rate: Callable[[int], float] | None = None
+
+
+def choose_precision(mixed: bool, device: str) -> bool | None:
+    """Return `TrainingSettings.mixed` of convolutions, which lose nothing in bfloat16: wherever there are units for it, if asked for."""
+    if not mixed:
+        return False
+    return True if torch.device(device).type == "cpu" and has_bfloat16_units() else None
 
 
 def split_normals(count: int, share: float = 0.1, seed: int = 0) -> tuple[list[int], list[int]]:

@@ -18,9 +18,19 @@ from torch import Tensor, nn
 
 from mm3dad.errors import DataError, ModelError, TrainingError
 from mm3dad.nets import _checkpoint, parallel
-from mm3dad.nets.task import History, Task, TrainingRun, TrainingSettings, shuffle_batches, split_normals
+from mm3dad.nets.task import History, Task, TrainingRun, TrainingSettings, choose_precision, shuffle_batches, split_normals
 
-__all__ = ["History", "Task", "TrainingRun", "TrainingSettings", "remove_checkpoints", "shuffle_batches", "split_normals", "train"]
+__all__ = [
+    "History",
+    "Task",
+    "TrainingRun",
+    "TrainingSettings",
+    "choose_precision",
+    "remove_checkpoints",
+    "shuffle_batches",
+    "split_normals",
+    "train",
+]
 Progress = Callable[[str, int, int], None]
 DIVERGED = 10.0  # times the first loss that a mean loss may lie above it; far beyond any noise of batches
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ from mm3dad.errors import ConfigError, DataError
 from mm3dad.run._arguments import make_detector, resolve_device, split_options
 from mm3dad.run._runs import Run
 from mm3dad.run._splits import choose_categories, open_splits
+from mm3dad.run._unit import Unit
 from mm3dad.run.auxiliary import check_use, describe_auxiliary, is_auxiliary, open_auxiliary
-from mm3dad.run.fit import choose_shots, fingerprint
 from mm3dad.run.measure import parse_eval_size
+from mm3dad.run.selection import choose_shots, fingerprint
 from mm3dad.run.table import shots_name
 
 if TYPE_CHECKING:
@@ -100,6 +101,14 @@ class Request:
                 ]
             )
         return groups
+
+    def unit(self, group: list[Run], finished: Container[Path], overwrite: bool) -> Unit | None:
+        """Return what is left to do of a group of `plan`, None where nothing is."""
+        left = [run for run in group if run.folder not in finished]
+        first = group[0]
+        splits = {run.category: self.splits[run.category] for run in group}
+        others = self.others[first.category]
+        return Unit(self.method, self.own, self.device, self.eval_size, left, splits, others, first.folder, overwrite) if left else None
 
 
 def check_request(

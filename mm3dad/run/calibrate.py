@@ -14,9 +14,9 @@ from mm3dad.errors import ConfigError, DataError
 from mm3dad.methods import load_detector
 from mm3dad.run._arguments import require_writable
 from mm3dad.run._splits import choose_categories, open_splits
-from mm3dad.run.fit import Selection, fingerprint
-from mm3dad.run.predict import predict_each
+from mm3dad.run.outcomes import predict_each
 from mm3dad.run.progress import track
+from mm3dad.run.selection import Selection, fingerprint
 from mm3dad.scoring import OperatingPoint, choose_by_f1, choose_by_rate
 from mm3dad.scoring.operating import list_modalities
 from mm3dad.scoring.promise import CONFIDENCE, normals_needed, require_normals, require_share

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mm3dad
 from mm3dad import files
 from mm3dad.errors import ConfigError, DataError, ModelError
-from mm3dad.nets.training import remove_checkpoints
-from mm3dad.run._arguments import list_versions, make_detector, require_writable, require_writable_file
+from mm3dad.run._arguments import list_versions, require_writable, require_writable_file
 from mm3dad.run._lock import held
+from mm3dad.run._pool import Workers, check_workers, describe_workers, run_parallel
 from mm3dad.run._request import Request, check_request
 from mm3dad.run._runs import Run
+from mm3dad.run._unit import Finished, Unit, run_unit
 from mm3dad.run.auxiliary import describe_auxiliary, uses_normals
-from mm3dad.run.fit import fit_on
 from mm3dad.run.measure import EVAL_SIZE, measure, parse_eval_size, peak_memory, read_scored, score_samples
+from mm3dad.run.progress import track
 from mm3dad.run.rows import describe_machine
 from mm3dad.run.table import shots_name, summarise_shots, write_csv
-from mm3dad.run.training import CHECKPOINTS
 from mm3dad.types import Sample
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def evaluate(
     overwrite: bool = False,
     rescore: bool = False,
     auxiliary: str | None = None,
+    workers: Workers = 1,
 ) -> dict[str, Any]:
     """Fit and score every category under every seed and number of shots; return and keep the table.
 
@@ -97,15 +98,18 @@ def evaluate(
         overwrite: drop runs that are there.
         rescore: compute the metrics again from the kept maps, without predicting.
         auxiliary: DATASET:ROOT[:CATEGORY,...], the labelled set of a method that needs one; by default the other categories of `root`.
+        workers: processes that share the fits, each with one thread; "ray", "ray:N" or "ray:ADDRESS" for those of a cluster
+            (docs/scale.md). With 1 all happens here, with the threads there are.
 
     Returns:
         The content of evaluate.json (docs/protocol.md).
 
     Raises:
-        ConfigError: unknown names or options, or another evaluation's folder.
+        ConfigError: unknown names or options, another evaluation's folder, or no such cluster.
         DataError: data that cannot be fitted or scored.
-        StorageError: a result cannot be written; what was finished stays.
+        StorageError: a result cannot be written, or a worker was lost; what was finished stays.
     """
+    workers = check_workers(workers)
     if overwrite and rescore:
         raise ConfigError("--overwrite and --rescore exclude each other; rescore keeps the predictions that overwrite drops")
     request = check_request(method, dataset, root, categories, shots, seeds, options or {}, multiclass, eval_size, device, auxiliary)
@@ -113,37 +117,31 @@ def evaluate(
     if json_path is not None:
         require_writable_file(json_path)
     with held(out, ".*.part", "runs/*/.*.part", "runs/*/maps/.*.part"):
-        return _run_all(request, out, json_path, overwrite, rescore)
+        return _run_all(request, out, json_path, overwrite, rescore, workers)
 
 
-def _run_all(request: Request, out: Path, json_path: str | Path | None, overwrite: bool, rescore: bool) -> dict[str, Any]:
+def _run_all(request: Request, out: Path, json_path: str | Path | None, overwrite: bool, rescore: bool, workers: Workers) -> dict[str, Any]:
     """Make the runs that are not finished, and write the table after each."""
     groups = request.plan(out)
     runs = [run for group in groups for run in group]
     finished = {} if overwrite else _reuse(runs, rescore)
-    result = _write(request, runs, finished, out, json_path) if finished else {}
-    for group in groups:
-        pending = [run for run in group if run.folder not in finished]
-        if not pending:
-            continue
-        first = group[0]
-        detector = make_detector(request.method, request.own, first.seed, request.device)
-        title = f"{'all categories' if request.multiclass else first.category}, seed {first.seed}, {first.folder.name.rpartition('-')[2]}"
-        splits = [request.splits[run.category] for run in group]
-        others = request.others[first.category]
-        if overwrite:
-            remove_checkpoints(first.folder / CHECKPOINTS)
-        fitted_on, seconds = fit_on(detector, splits, first.shots, first.seed, f"fit {title}", others, first.folder)
-        for run in pending:
-            run.clear()
-            scored = score_samples(
-                detector, request.splits[run.category]["test"], request.eval_size, run.folder, f"predict {run.folder.name}"
-            )
-            cost = {"fit_seconds": round(seconds, 3), "bank_bytes": detector.bank_bytes, "peak_rss_bytes": peak_memory()}
-            finished[run.folder] = run.write({**measure(scored), **cost}, scored.rows, fitted_on)
-            result = _write(request, runs, finished, out, json_path)
-        remove_checkpoints(first.folder / CHECKPOINTS)
+    result = _write(request, runs, finished, out, json_path, workers) if finished else {}
+    units = [unit for group in groups if (unit := request.unit(group, finished, overwrite)) is not None]
+    for found in _do(units, workers, out, request.device):
+        finished |= dict(found)
+        result = _write(request, runs, finished, out, json_path, workers)
     return result
+
+
+def _do(units: Sequence[Unit], workers: Workers, out: Path, device: str) -> Iterator[list[Finished]]:
+    """Yield runs as they are finished: here one by one, with the progress of each; from workers those of a unit."""
+    if workers in (None, 1):
+        for unit in units:
+            yield from ([found] for found in unit.run())
+        return
+    jobs, names = [(unit,) for unit in units], [unit.title for unit in units]
+    gpus = int(device != "cpu")
+    yield from track(run_parallel(run_unit, jobs, workers, names=names, shared=out, gpus=gpus), "evaluate", len(units))
 
 
 def _reuse(runs: Sequence[Run], rescore: bool) -> dict[Path, dict[str, Any]]:
@@ -165,7 +163,12 @@ def _reuse(runs: Sequence[Run], rescore: bool) -> dict[Path, dict[str, Any]]:
 
 
 def _write(
-    request: Request, runs: Sequence[Run], finished: dict[Path, dict[str, Any]], out: Path, json_path: str | Path | None
+    request: Request,
+    runs: Sequence[Run],
+    finished: dict[Path, dict[str, Any]],
+    out: Path,
+    json_path: str | Path | None,
+    workers: Workers,
 ) -> dict[str, Any]:
     """Write evaluate.json and table.csv of what is finished so far; return the former."""
     done = [run for run in runs if run.folder in finished]
@@ -197,7 +200,7 @@ def _write(
             "auxiliary": {name: describe_auxiliary(others) for name, others in request.others.items() if others} or None,
         },
         "versions": list_versions(),
-        "machine": describe_machine(request.device),
+        "machine": {**describe_machine(request.device), **describe_workers(workers)},
         "arguments": request.arguments(),
         "command": request.command(),
         "complete": len(done) == len(runs),

@@ -17,7 +17,8 @@ import torch
 from mm3dad import files
 from mm3dad.errors import ConfigError, DataError, ModelError
 from mm3dad.metrics import bootstrap_auroc, image_metrics, pixel_metrics
-from mm3dad.run.predict import Outcome, check_prediction, file_stem, make_maps, predict_each
+from mm3dad.run.maps import file_stem, make_maps
+from mm3dad.run.outcomes import Outcome, check_prediction, predict_each
 from mm3dad.run.progress import track
 from mm3dad.run.rows import absolute_paths
 from mm3dad.run.table import METRICS

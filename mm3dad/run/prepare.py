@@ -18,7 +18,7 @@ from mm3dad.errors import ConfigError, DataError, nearest_name
 from mm3dad.registry import DATASETS
 from mm3dad.run._lock import held
 from mm3dad.run._manifest import MANIFEST, check_apart, check_out, close_manifest, describe_inputs, is_current, note_sample, resume
-from mm3dad.run._pool import run_parallel
+from mm3dad.run._pool import Workers, check_workers, run_parallel
 from mm3dad.run.progress import track, track_stages
 
 GUARDS = ("max_removed",)  # parameters that decide whether to go on, not what is written
@@ -33,11 +33,13 @@ def prepare_synthetic(
     seed: int = 0,
     size: int = 400,
     counts: dict[str, int] | None = None,
-    workers: int | None = None,
+    workers: Workers = None,
 ) -> Path:
-    """Write the synthetic data with progress; see `mm3dad.data.synthetic.write_dataset`."""
+    """Write the synthetic data with progress, by processes of this machine; see `mm3dad.data.synthetic.write_dataset`."""
     from mm3dad.data.synthetic import write_dataset
 
+    if isinstance(workers, str):
+        raise ConfigError(f"prepare synthetic makes its data on this machine, got workers={workers!r}; give a number of processes")
     # Only a folder that holds a data set of ours is swept; whose the others are, `write_dataset` looks at.
     swept = ("**/.*.part",) if (Path(out) / MANIFEST).is_file() else ()
     with held(out, *swept), track_stages("prepare synthetic") as progress:
@@ -55,7 +57,7 @@ def prepare(
     *,
     archives: Sequence[str | Path] = (),
     categories: Sequence[str] | None = None,
-    workers: int | None = None,
+    workers: Workers = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Write a cleaned copy of a dataset in MVTec 3D-AD's layout; the input is only read.
@@ -69,18 +71,19 @@ def prepare(
         out: a new folder, or one that an earlier call with the same parameters left.
         archives: downloaded files, unpacked first.
         categories: all when None.
-        workers: processes, all cores when None.
+        workers: processes, all cores when None; "ray", "ray:N" or "ray:ADDRESS" for those of a cluster (docs/scale.md).
         options: fields of `CleanConfig`, and the dataset's own.
 
     Returns:
         {"out", "samples", "done", "resumed", "archives", "seconds"}.
 
     Raises:
-        ConfigError: an unknown dataset or option.
+        ConfigError: an unknown dataset or option, or no such cluster.
         DataError: bad input, a flat part, a folder of something else or of other parameters.
         StorageError: `out` cannot be written; what is finished stays.
     """
     start = time.monotonic()
+    workers = check_workers(workers)
     if name not in ("mvtec3d", "eyecandies", "folder"):
         raise ConfigError(f"dataset {name!r} cannot be prepared; {nearest_name(name, ('mvtec3d', 'eyecandies', 'folder'))}")
     kind = DATASETS.get(name)
@@ -129,10 +132,11 @@ def prepare(
 
 
 def _prepare_all(
-    name: str, out: Path, header: dict[str, Any], done: dict[str, Any], calls: Sequence[tuple[Any, ...]], workers: int | None
+    name: str, out: Path, header: dict[str, Any], done: dict[str, Any], calls: Sequence[tuple[Any, ...]], workers: Workers
 ) -> None:
     """Make the missing samples, then the manifest that says complete."""
-    for key, entry in track(run_parallel(_prepare_one, calls, workers), f"prepare {name}", total=len(calls)):
+    names = [call[1] for call in calls]
+    for key, entry in track(run_parallel(_prepare_one, calls, workers, names=names, shared=out), f"prepare {name}", total=len(calls)):
         done[key] = entry
     close_manifest(out, header, done)
 

@@ -21,6 +21,7 @@ from mm3dad.registry import DATASETS, SYNTHESIZERS
 from mm3dad.run._manifest import MANIFEST, check_apart, check_out, close_manifest, describe_inputs, is_current, note_sample, resume
 from mm3dad.run._pool import run_parallel
 from mm3dad.run._splits import choose_categories
+from mm3dad.run.learned import MODELS, learn_defects
 from mm3dad.run.prepare import write_camera
 from mm3dad.run.progress import track
 
@@ -70,19 +71,21 @@ def synthesize(
         count: defects per category.
         seed: of the defects; each has its own stream, so that neither `count` nor the number of workers changes them.
         options: of the synthesizer and of the dataset.
-        workers: processes, all cores when None.
+        workers: processes; when None all cores, and one for a synthesizer that learns.
 
     Returns:
-        {"out", "categories", "folder", "samples", "done", "resumed", "seconds"}.
+        {"out", "categories", "folder", "samples", "done", "resumed", "seconds"}, and for a synthesizer that learns (`seas`)
+        "learned_from": per category its model, weights, and the ids of the samples it was fitted on.
 
     Raises:
         ConfigError: an unknown name or option.
-        DataError: bad input, or a folder of something else or of other arguments.
+        DataError: bad input, no labelled defects for a synthesizer that learns, or a folder of something else or of other arguments.
+        TrainingError: such a training diverged.
         StorageError: `out` cannot be written; what is finished stays.
     """
     start = time.monotonic()
     kind, reader = SYNTHESIZERS.get(name), DATASETS.get(dataset)
-    reading = {key: value for key, value in (options or {}).items() if key in reader.options}
+    reading: dict[str, Any] = {key: value for key, value in (options or {}).items() if key in reader.options}
     config = resolve_config(kind.Config, {key: value for key, value in (options or {}).items() if key not in reading})
     root, out = Path(root), Path(out)
     names = choose_categories(dataset, root, categories)
@@ -90,10 +93,18 @@ def synthesize(
     check_out(out)
     parameters = {"synthesizer": name, **dataclasses.asdict(config), "dataset": dataset, **reading, "seed": seed}
     done = resume(out, parameters)
+    if kind.learns:
+        reading["modalities"] = kind.inputs  # its pictures are new, and nothing measured points for them
+    learned: dict[str, Any] = {}
     todo: list[tuple[Any, ...]] = []
     total = 0
     for category in names:
         opened = {split: reader(root, category, split, **reading) for split in ("train", "validation")}
+        model = None
+        if kind.learns:
+            model = str(out / MODELS / category)
+            splits = {"train": opened["train"], "test": reader(root, category, "test", strict=False, **reading)}
+            learned[category] = learn_defects(kind, config, splits, Path(model))
         jobs = _plan(name, category, opened, count, seed)
         total += len(jobs)
         if opened["train"].intrinsics is not None:
@@ -101,15 +112,19 @@ def synthesize(
         for job in jobs:
             source: Source = (dataset, str(root), category, job.split, tuple(reading.items()))
             if not is_current(out, done.get(job.key), job.record):
-                todo.append((str(out), job, source, name, config, seed))
+                todo.append((str(out), job, source, name, config, seed, model))
     header = {"mm3dad": __version__, "source": str(root.resolve()), "parameters": parameters}
+    if learned:
+        header["learned_from"] = learned
     files.write_json(out / MANIFEST, {**header, "complete": False, "samples": done})
+    if learned and workers is None:
+        workers = 1  # each process would hold a diffusion model, which takes all cores by itself
     for key, entry in track(run_parallel(_write_one, todo, workers), f"synthesize {name}", total=len(todo)):
         done[key] = entry
     close_manifest(out, header, done)
     seconds = round(time.monotonic() - start, 1)
     counts = {"samples": total, "done": len(todo), "resumed": total - len(todo), "seconds": seconds}
-    return {"out": str(out), "categories": names, "folder": f"test/{name}", **counts}
+    return {"out": str(out), "categories": names, "folder": f"test/{name}", **counts, **({"learned_from": learned} if learned else {})}
 
 
 def _plan(name: str, category: str, opened: dict[str, Dataset], count: int, seed: int) -> list[Job]:
@@ -140,14 +155,20 @@ def _open_source(source: Source) -> Dataset:
     return dataset
 
 
-def _write_one(out: str, job: Job, source: Source, name: str, config: Any, seed: int) -> tuple[str, dict[str, Any]]:
+@lru_cache(maxsize=1)
+def _make_synthesizer(name: str, config: Any, model: str | None) -> Any:
+    kind = SYNTHESIZERS.get(name)
+    return kind(config) if model is None else kind.load(model)
+
+
+def _write_one(out: str, job: Job, source: Source, name: str, config: Any, seed: int, model: str | None) -> tuple[str, dict[str, Any]]:
     """Write one sample, then its line of the journal."""
     dataset = _open_source(source)
     sample = dataset.read(job.record)
     if not sample.meta.organised:
         raise DataError(f"sample {sample.meta.id!r} is a cloud without a grid, which the layout cannot hold; use an organised cloud")
     if job.other is not None:
-        sample = SYNTHESIZERS.get(name)(config).make(sample, _stream(seed, job.key), dataset.read(job.other))
+        sample = _make_synthesizer(name, config, model).make(sample, _stream(seed, job.key), dataset.read(job.other))
     folder, stem = Path(job.key).parent, Path(job.key).name
     written = write_sample(Path(out), folder, stem, sample, job.other is not None)
     outputs = {str(path): files.sha256_file(Path(out) / path) for path in written}

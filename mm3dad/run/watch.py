@@ -13,7 +13,8 @@ from mm3dad.data.single import find_record, list_inputs, read_sample
 from mm3dad.errors import ConfigError, DataError, Mm3dadError, ModelError
 from mm3dad.methods import load_detector
 from mm3dad.run._arguments import require_writable, require_writable_file
-from mm3dad.run.predict import Outcome, check_prediction, file_stem
+from mm3dad.run.maps import file_stem
+from mm3dad.run.outcomes import Outcome, check_prediction
 from mm3dad.run.rows import describe_row
 
 if TYPE_CHECKING:

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from mm3dad.errors import ConfigError, DataError
-from mm3dad.ops.pair_minima import pair_minima
+from mm3dad.ops.pair_minima import bfloat16_slack, multiplies_roughly, pair_minima
 from mm3dad.scoring._check import check_values
 
-# Entries of one patch x patches product: 2 MB in float32, which stays in cache while its minima are read off.
-BLOCK = 2**19
-# Squared distances below this share of a patch's squared norm have lost digits in the product, and are taken again directly.
-NEAR = 1e-2
+# Entries of one patch x patches product: 8 MB in float32, which the caches still hold while its minima are read off.
+BLOCK = 2**21
+# Below this width a rough product saves less than the look at its minima costs; and it saves nothing where more than CANDIDATES patches
+# of a sample may be the nearest one of a patch, as on a surface that is alike everywhere.
+ROUGH_WIDTH, CANDIDATES = 256, 16
 
 
 def mutual_scores(features: Tensor, fraction: float = 0.3) -> Tensor:
@@ -40,8 +41,9 @@ def mutual_scores(features: Tensor, fraction: float = 0.3) -> Tensor:
 def mutual_distances(features: Tensor) -> Tensor:
     """Distance of each patch of each sample to the nearest patch of every other sample.
 
-    Each pair of samples is multiplied once and read in both directions. |a|^2 + |b|^2 - 2ab, taken around the mean of the set, loses
-    the digits of small distances; those are taken again from the difference.
+    Each pair of samples is multiplied once and read in both directions. The product, taken around the mean of the set, only finds the
+    nearest patch; its distance is taken from the difference of the two. On processors with matrix units the product is one in bfloat16,
+    and every patch is measured that may be the nearest within its error.
 
     Args:
         features: (N, P, C) floating, N >= 2.
@@ -61,36 +63,24 @@ def mutual_distances(features: Tensor) -> Tensor:
         )
     centred = features - features.reshape(-1, C).mean(0)
     squares = torch.linalg.vector_norm(centred, dim=2).square_()
-    distances = features.new_empty((N, P, N - 1))
+    factors, slack = centred, None
+    if C >= ROUGH_WIDTH and multiplies_roughly(features):
+        factors = centred.bfloat16()
+        slack = bfloat16_slack(centred, factors)
+    distances = features.new_empty((N, N - 1, P))
     step = max(1, BLOCK // (P * P))
     for i in range(N - 1):
-        own, own_squares = centred[i : i + 1], squares[i : i + 1]
+        own = factors[i] * -2
         for first in range(i + 1, N, step):
             chosen = slice(first, min(first + step, N))
-            others, other_squares = centred[chosen], squares[chosen]
-            product = (own[0] * -2) @ others.flatten(0, 1).T
-            forward, backward = pair_minima(product, own_squares[0], other_squares)
-            by_pair = product.view(P, -1, P)
-            _remeasure(forward, by_pair.transpose(0, 1), own, others, own_squares, other_squares)
-            _remeasure(backward, by_pair.permute(1, 2, 0), others, own, other_squares, own_squares)
-            distances[i, :, first - 1 : chosen.stop - 1] = forward.clamp_min_(0).sqrt_().T
-            distances[chosen, :, i] = backward.clamp_min_(0).sqrt_()
-    return distances
-
-
-def _remeasure(least: Tensor, product: Tensor, own: Tensor, others: Tensor, own_squares: Tensor, squares: Tensor) -> None:
-    """Take the small ones of the squared distances `least` (k, P) again, from differences, for k pairs of samples.
-
-    Args:
-        product: (k, P, P), -2ab of own patches by others.
-        own, others: (k or 1, P, C) features.
-        own_squares, squares: (k or 1, P) their squared norms.
-    """
-    pair, patch = (least < NEAR * own_squares).nonzero(as_tuple=True)
-    if len(pair):
-        mine, theirs = pair if len(own) > 1 else 0 * pair, pair if len(others) > 1 else 0 * pair
-        where = (product[pair, patch] + squares[theirs]).argmin(1)
-        least[pair, patch] = (own[mine, patch] - others[theirs, where]).square().sum(1)
+            product = own @ factors[chosen].flatten(0, 1).T
+            forward, backward, measured = pair_minima(product, centred[i], centred[chosen], squares[i], squares[chosen], slack)
+            distances[i, first - 1 : chosen.stop - 1] = forward.sqrt_()
+            distances[chosen, i] = backward.sqrt_()
+            if slack is not None and measured > CANDIDATES * (forward.numel() + backward.numel()):
+                factors, slack = centred, None
+                own = factors[i] * -2
+    return distances.transpose(1, 2).contiguous()
 
 
 def interval_mean(distances: Tensor, fraction: float = 0.3) -> Tensor:

@@ -41,6 +41,7 @@ class Synthesizer(ABC):
     name: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]]  # modalities a sample must have
     Config: ClassVar[type]
+    learns: ClassVar[bool] = False  # from labelled defects, by `fit`, before it makes any
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config
@@ -62,7 +63,7 @@ class Synthesizer(ABC):
             if name not in sample.modalities:
                 raise DataError(f"{self.name} needs {name}, which sample {sample.meta.id!r} lacks; take another synthesizer or complete it")
 
-    def _finish(self, sample: Sample, mask: Tensor, **changed: Tensor) -> Sample:
+    def _finish(self, sample: Sample, mask: Tensor, **changed: Tensor | None) -> Sample:
         return replace(sample, **changed, mask=mask, label=1, meta=replace(sample.meta, defect=self.name))
 
 
@@ -158,7 +159,7 @@ class CutPaste(Synthesizer):
         if not len(place.target):
             middle = find_part(sample).flatten().nonzero()[:1, 0]
             place = Placement(middle, middle)
-        changed = {}
+        changed: dict[str, Tensor | None] = {}
         opacity = uniform(generator, 0.5, 1.0)
         offset = uniform(generator, 2e-4, self.config.offset) * (1 if bool(torch.rand((), generator=generator) < 0.5) else -1)
         if sample.rgb is not None and source.rgb is not None:

@@ -11,7 +11,9 @@ import mm3dad
 from mm3dad.data import Record
 from mm3dad.errors import ConfigError, DataError, Mm3dadError, StorageError
 from mm3dad.run import _arguments
-from mm3dad.run.fit import Selection, choose_categories, choose_shots, fingerprint, fit_detector
+from mm3dad.run._splits import choose_categories
+from mm3dad.run.fit import fit_detector
+from mm3dad.run.selection import Selection, choose_shots, fingerprint
 from tests.run import toy
 
 toy.register()

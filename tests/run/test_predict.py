@@ -11,9 +11,11 @@ import torch
 import mm3dad
 from mm3dad import files
 from mm3dad.errors import DataError, ModelError, ShapeError, StorageError
-from mm3dad.run import predict
+from mm3dad.run import outcomes
 from mm3dad.run.fit import fit_detector
-from mm3dad.run.predict import check_prediction, file_stem, predict_each, predict_inputs, read_ahead, resize_map, resize_mask
+from mm3dad.run.maps import file_stem, resize_map, resize_mask
+from mm3dad.run.outcomes import check_prediction, predict_each, read_ahead
+from mm3dad.run.predict import predict_inputs
 from mm3dad.types import Meta, Prediction, Sample
 from tests.run import toy
 
@@ -69,12 +71,12 @@ def test_inputs_with_one_id_are_kept_apart(tree, model, tmp_path):
 
 
 def test_what_was_scored_before_an_interruption_is_on_disk(tree, model, tmp_path):
-    def stop(sample, prediction, row):
+    def stop(row):
         if row["id"].endswith("001"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_inputs(model, [tree / "nut/test/dent"], tmp_path / "out", on_sample=stop)
+        predict_inputs(model, [tree / "nut/test/dent"], tmp_path / "out", on_row=stop)
     assert len(json.loads((tmp_path / "out/predictions.json").read_text())) == 2
 
 
@@ -136,7 +138,7 @@ def test_gpu_batches_give_what_single_samples_give(tree, model, monkeypatch):
     plain = detector.predict_batch
     monkeypatch.setattr(detector, "predict_batch", lambda samples: sizes.append(len(samples)) or plain(samples))
     monkeypatch.setattr(detector, "config", toy.ToyConfig(device="cuda"))
-    monkeypatch.setattr(predict, "GPU_BATCH", 4)
+    monkeypatch.setattr(outcomes, "GPU_BATCH", 4)
     batched = list(predict_each(detector, readers))
     assert sizes == [3, 2, 1, 1]  # cut by the unreadable file, then the batch with the lonely sample is taken apart
     assert [one.prediction and one.prediction.score for one in batched] == [one.prediction and one.prediction.score for one in single]
@@ -193,5 +195,5 @@ def test_an_error_of_the_set_is_told_for_each_input(tree, tmp_path):
 
 def test_samples_of_a_set_are_read_on_access():
     reads = []
-    samples = predict._OnAccess([partial(lambda n: reads.append(n) or n, n) for n in range(4)])
+    samples = outcomes._OnAccess([partial(lambda n: reads.append(n) or n, n) for n in range(4)])
     assert len(samples) == 4 and samples[2] == 2 and samples[1:3] == [1, 2] and reads == [2, 1, 2]

@@ -113,3 +113,29 @@ def test_command_writes_contact_sheets(tree, tmp_path, capsys):
     assert json.loads((tmp_path / "made.json").read_text())["sheets"] == [str(out / "plate-stretch.png")]
     assert "contact sheet:" in capsys.readouterr().out
     assert main([*words[:1], "none", *words[2:]]) == 2
+
+
+def test_seas_learns_first_and_says_from_what(tree, tmp_path, capsys):
+    pytest.importorskip("diffusers")
+    words = ["synthesize", "seas", "--dataset", "mvtec3d", "--root", str(tree), "--count", "1", "--workers", "1", "--out"]
+    quick = {"weights": "tiny", "steps": 1, "mask_steps": 1, "batch": 1, "sampling": 3, "threshold": 0.01}
+    options = [word for key, value in quick.items() for word in ("--set", f"{key}={value}")]
+    assert main([*words, str(tmp_path / "none"), *options]) == 2
+    assert "take dual or cutpaste" in capsys.readouterr().err
+    for number in range(4):
+        sample = make_sample(60 + number, size=(40, 40))
+        sample.mask = torch.zeros(40, 40, dtype=torch.bool)
+        sample.mask[10:20, 10:20] = True
+        write_sample(tree, tree / "plate" / "test" / "hole", f"{number:03d}", sample, True)
+    out = tmp_path / "out"
+    assert main([*words, str(out), *options, "--json", str(tmp_path / "made.json")]) == 0
+    said = capsys.readouterr().out
+    assert "random weights" in said and "leave them out of every test" in said
+    learned = json.loads((out / "manifest.json").read_text())["learned_from"]["plate"]
+    assert learned["defects"] == ["test/hole/000"] and len(learned["normals"]) == 3 and learned["weights"] == "tiny"
+    assert json.loads((tmp_path / "made.json").read_text())["learned_from"]["plate"] == learned
+    made = mm3dad.open_dataset("mvtec3d", out, "plate", "test")
+    assert all(sample.modalities == ("rgb",) and bool(sample.mask.any()) == bool(sample.label) for sample in made)
+    assert (out / "plate-seas.png").is_file() and not list(out.rglob("checkpoint*"))
+    assert main([*words, str(out), *options]) == 0
+    assert main([*words, str(out), *options, "--set", "steps=2"]) == 2

@@ -79,6 +79,26 @@ def test_errors():
             mutual_scores(features(3, 5, 4), fraction)
 
 
+def wide_features(spread):
+    """(5, 30, 256) in float32, as wide as rough products are taken for; patches of like parts, `spread` apart."""
+    values = features(1, 30, 256, 5) + spread * features(5, 30, 256, 6)
+    return values.float()
+
+
+@pytest.mark.parametrize("spread", [0.3, 1e-3, 0.0])
+def test_rough_products_change_nothing(monkeypatch, spread):
+    """With every patch alike the exact product takes over after the first pair; the distances are the same."""
+    values = wide_features(spread)
+    if spread == 0:
+        values[:] = values[:, :1] + 1e-4 * features(5, 30, 256, 7).float()
+    found = {}
+    for is_rough in (False, True):
+        monkeypatch.setattr(mutual, "multiplies_roughly", lambda given, is_rough=is_rough: is_rough and given.dtype == torch.float32)
+        found[is_rough] = mutual_distances(values)
+    assert torch.allclose(found[True], found[False], rtol=1e-5, atol=0)
+    assert torch.allclose(found[True].double(), mutual_distances(values.double()), rtol=1e-4, atol=0)
+
+
 def test_near_patches_are_measured_directly():
     """Far from the origin and close to each other: the product alone would lose every digit."""
     values = features(3, 6, 8).float()

@@ -1,0 +1,124 @@
+"""Speed-up of an evaluation by Ray workers of one thread each, beside one such worker and beside this process.
+
+    python -m benchmarks.scale --root data/synthetic [--method duet] [--categories a,b] [--shots 10] [--seeds 0] [--repeats 3] [--json FILE]
+
+The sides take turns, each in folders of its own; what counts is the wall time of the whole call, start of the cluster and of its workers
+included. The start alone is measured too, as the time of one empty job. The files of all sides must be the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.__main__ import describe_commit, describe_machine, measure_load, warn_of_load
+from mm3dad.files import write_json
+from mm3dad.run._pool import run_parallel
+from mm3dad.run.evaluate import evaluate
+from tests.long.kill import digest
+
+SIDES = {"1 worker": "ray:1", "2 workers": "ray:2", "this process": 1}
+
+
+def compare(out: Path) -> dict[str, str]:
+    """Return the digest of an evaluation's files, without where it was computed."""
+    content = json.loads((out / "evaluate.json").read_text())
+    content.pop("machine")
+    write_json(out / "evaluate.json", content)
+    return digest(out)
+
+
+def nothing() -> None:
+    """Be the empty job."""
+
+
+def time_start(workers: str) -> float:
+    """Return the seconds until a cluster has started and one worker has answered."""
+    start = time.perf_counter()
+    list(run_parallel(nothing, [()], workers))
+    return time.perf_counter() - start
+
+
+def run_side(workers: Any, arguments: argparse.Namespace, out: Path) -> tuple[float, float]:
+    """Evaluate into a new folder; return the seconds of the call, and the mean per unit that its workers count."""
+    start = time.perf_counter()
+    result = evaluate(
+        arguments.method,
+        "synthetic",
+        arguments.root,
+        categories=arguments.categories.split(",") if arguments.categories else None,
+        shots=[arguments.shots],
+        seeds=[int(seed) for seed in arguments.seeds.split(",")],
+        out=out,
+        workers=workers,
+    )
+    seconds = time.perf_counter() - start
+    metrics = [run["metrics"] for run in result["runs"]]
+    return seconds, statistics.mean(m["fit_seconds"] + m["predict_ms_p50"] * m["samples"] / 1000 for m in metrics)
+
+
+def main() -> None:
+    """Measure, compare and report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.splitlines()[0])
+    parser.add_argument("--root", required=True, help="the synthetic data")
+    parser.add_argument("--method", default="duet")
+    parser.add_argument("--categories", help="some of the tree; all by default")
+    parser.add_argument("--shots", type=int, help="good parts to fit on; all by default")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--without", help="a side to leave out, such as 'this process'")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    warn_of_load()
+    sides = {name: workers for name, workers in SIDES.items() if name != arguments.without}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    counted: dict[str, list[float]] = {name: [] for name in sides}
+    loads, files, starts = [], [], {name: time_start(workers) for name, workers in sides.items() if isinstance(workers, str)}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(arguments.repeats):
+            for name, workers in sides.items():
+                out = Path(folder) / f"{number}-{workers}"
+                loads.append(measure_load())
+                spent, own = run_side(workers, arguments, out)
+                seconds[name].append(spent)
+                counted[name].append(own)
+                files.append(compare(out))
+                print(f"{name}: {spent:.1f} s, {own:.2f} s counted per unit", flush=True)
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    speed_up = middle["1 worker"] / middle["2 workers"]
+    same = all(found == files[0] for found in files)
+    found = {
+        "speed_up": speed_up,
+        "efficiency": speed_up / 2,
+        "speed_up_after_start": (middle["1 worker"] - starts["1 worker"]) / (middle["2 workers"] - starts["2 workers"]),
+        "same_files": same,
+        "median_s": middle,
+        "seconds": seconds,
+        "start_s": starts,
+        "counted_per_unit_s": counted,
+        "arguments": {name: value for name, value in vars(arguments).items() if name not in ("json", "root")},
+        "load": loads,
+        "machine": describe_machine(),
+        "commit": describe_commit(),
+    }
+    if arguments.json is not None:
+        write_json(arguments.json, found)
+    print(
+        f"speed-up {speed_up:.2f}, efficiency {speed_up / 2:.0%}, after the start {found['speed_up_after_start']:.2f}; same files: {same}"
+    )
+    if not same:
+        raise SystemExit("results differ between the sides")
+
+
+if __name__ == "__main__":
+    main()
