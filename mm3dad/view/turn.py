@@ -79,16 +79,17 @@ def _encode_gif(pictures: Sequence[Array]) -> bytes:
 def _encode_mp4(pictures: Sequence[Array]) -> bytes:
     """H.264 in 4:2:0, which browsers and slides play; sizes are even there, so an odd row or column goes."""
     try:
-        import av
+        from av import VideoFrame
+        from av import open as open_container  # in memory: files.py writes
     except ImportError:
         raise MissingPackageError("a video needs av, which is not installed; pip install 'mm3dad[video]', or write a GIF (--gif)") from None
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
+    with open_container(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(1000, MILLISECONDS), options={"crf": "20"})
         stream.height, stream.width = (side - side % 2 for side in pictures[0].shape[:2])
         stream.pix_fmt = "yuv420p"
         for picture in [*pictures] * SWINGS:
             even = np.ascontiguousarray(picture[: stream.height, : stream.width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+            container.mux(stream.encode(VideoFrame.from_ndarray(even, format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()
