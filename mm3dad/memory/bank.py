@@ -17,6 +17,12 @@ TENSORS = ("rows", "place", "start", "coreset", "descriptors", "gaps", "held", "
 ROW_OVERHEAD = 16  # sample, place and held-out score of a row
 
 
+def _to_half(values: Tensor) -> Tensor:
+    """Round to half precision; what lies beyond its range, as anything may beside parts that are all alike, stays at its end."""
+    most = torch.finfo(torch.float16).max
+    return values.clamp(-most, most).half()
+
+
 class Bank:
     """Patch rows of normal samples, with the sample and the place each came from.
 
@@ -92,7 +98,7 @@ class Bank:
             chosen = select_coreset(features, keep).sort().values
             features, place = features[chosen], place[chosen]
         if len(self.scale):
-            features = (features - self.shift) * self.scale
+            features = _to_half((features - self.shift) * self.scale)
         self._parts.append(features.half())
         self._places.append(place.to(torch.int16))
         self.ids.append(identity)
@@ -193,7 +199,7 @@ class Bank:
         """Bring (P, C) query features to the bank's scale."""
         if features.shape[1] != len(self.scale):
             raise ModelError(f"the bank holds {len(self.scale)} channels, got {features.shape[1]}; use the backbone it was fitted with")
-        return ((features - self.shift) * self.scale).half().float()
+        return _to_half((features - self.shift) * self.scale).float()
 
     def rows_of(self, sample: int) -> Tensor:
         """Return the (P, C) float32 rows of one sample."""

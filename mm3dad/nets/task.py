@@ -105,11 +105,9 @@ class Task:
     rate: Callable[[int], float] | None = None
 
 
-def choose_precision(mixed: bool, device: str) -> bool | None:
-    """Return `TrainingSettings.mixed` of convolutions, which lose nothing in bfloat16: wherever there are units for it, if asked for."""
-    if not mixed:
-        return False
-    return True if torch.device(device).type == "cpu" and has_bfloat16_units() else None
+def choose_precision(on_cpu: bool, device: str) -> bool | None:
+    """Return `TrainingSettings.mixed`: what a GPU does anyway, and bfloat16 on a CPU that has matrix units for it, if asked for."""
+    return True if on_cpu and torch.device(device).type == "cpu" and has_bfloat16_units() else None
 
 
 def split_normals(count: int, share: float = 0.1, seed: int = 0) -> tuple[list[int], list[int]]:

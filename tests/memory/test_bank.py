@@ -64,6 +64,21 @@ def test_a_channel_without_spread_does_not_amplify_rounding():
     assert bool((constant.rows == 0).all()) and len(constant.coreset) == 4
 
 
+def test_what_is_far_beyond_all_normals_stays_finite_and_far():
+    """Normal parts all alike make a unit so small that half precision cannot hold a defect in it."""
+    bank = Bank(samples=2)
+    for number in range(2):
+        bank.add(str(number), 1.0 + 1e-5 * make_features(number), make_place())
+    bank.finish(0.5)
+    queries = bank.normalise(1.0 + torch.tensor([[1e-5], [-1e3], [1e3]]) * torch.ones(3, WIDTH))
+    distance = bank.match_coreset(queries, 1)[0][:, 0]
+    assert bool(queries.isfinite().all()) and float(distance[1:].min()) > 100 * float(distance[0])
+    grown = bank.reopen(1)
+    grown.add("far", make_features(5), make_place())
+    grown.finish(0.5)
+    assert bool(grown.rows.isfinite().all())
+
+
 @given(st.integers(1, 5), st.integers(0, 3))
 def test_matches_are_the_nearest_rows_of_each_sample(samples, seed):
     bank = build(samples, seed=seed)

@@ -380,6 +380,19 @@ def test_equal_samples_fit(normal):
     assert torch.isfinite(torch.tensor([same.score, other.score])).all() and other.score > same.score
 
 
+def test_a_step_on_plates_that_are_all_flat_is_found():
+    """Flat plates have next to no spread of descriptors, so that a step is far beyond what half precision holds."""
+    plates = [make_sample(number, modalities=("xyz",)) for number in range(5)]
+    for number, sample in enumerate(plates):
+        noise = torch.randn(sample.size, generator=torch.Generator().manual_seed(number))
+        sample.xyz[2] = torch.where(sample.valid, 0.3 + 1e-5 * noise, sample.xyz[2])
+    height, width = plates[4].size
+    plates[4].xyz[2, height // 3 : height // 2, width // 3 : width // 2] -= 0.005
+    detector = create(modalities="xyz").fit(plates[:3])
+    good, bad = detector.predict_batch(plates[3:])
+    assert good.score < bad.score < float("inf") and bool(bad.map.isfinite().all())
+
+
 def test_a_failed_fit_leaves_no_half_fitted_model(normal):
     detector = create()
     with pytest.raises(DataError):

@@ -10,7 +10,7 @@ from torch import nn
 
 from mm3dad import files
 from mm3dad.errors import ConfigError, DataError, ModelError, StorageError, TrainingError
-from mm3dad.nets.training import Task, TrainingRun, TrainingSettings, shuffle_batches, split_normals, train
+from mm3dad.nets.training import Task, TrainingRun, TrainingSettings, choose_precision, shuffle_batches, split_normals, train
 
 EPOCHS = 4
 ALL = TrainingSettings(seed=3, clip=0.5, ema=0.9, patience=3)
@@ -239,6 +239,13 @@ def test_progress_and_curves():
     assert told[0][0] == "training toy" and told[-1][0].startswith("training toy (loss ")
     assert [epoch for _, epoch, _ in logged] == [1, 2, 3, 4]
     assert {"loss", "fit", "small", "validation"} == logged[0][2].keys()
+
+
+def test_precision_of_a_cpu_is_asked_for(monkeypatch):
+    for units in (True, False):
+        monkeypatch.setattr("mm3dad.nets.task.has_bfloat16_units", lambda units=units: units)
+        assert choose_precision(False, "cpu") is None and choose_precision(True, "cuda") is None
+        assert choose_precision(True, "cpu") is (True if units else None)
 
 
 def test_mixed_precision_on_a_cpu_only_when_asked():
