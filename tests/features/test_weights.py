@@ -167,6 +167,7 @@ def test_every_row_states_its_licence():
         "dinov3_vitb16": "DINOv3 License",
         "clip_vitl14_336": "MIT",
         "point_mae": "not stated by its authors",
+        "stable-diffusion-v1-4": "CreativeML OpenRAIL-M",
     }
 
 
