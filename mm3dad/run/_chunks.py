@@ -80,7 +80,7 @@ def score_chunks(
     seal = files.sha256_file(Path(folder) / "model.json")
     named: list[tuple[int, Path, str, Record]] = []
     taken: set[str] = set()
-    with held(out, ".*.part", "maps/.*.part", f"{JOURNAL}/.*.part"):
+    with held(out, "", "maps", JOURNAL):
         for position, path in enumerate(paths):
             try:
                 record = find_record(path)

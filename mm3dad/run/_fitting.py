@@ -22,7 +22,7 @@ from mm3dad.run.auxiliary import describe_auxiliary, is_auxiliary, open_auxiliar
 from mm3dad.run.progress import track_stages
 from mm3dad.run.rows import describe_machine
 from mm3dad.run.selection import Selection, choose_shots, fingerprint
-from mm3dad.run.training import describe_training, open_training
+from mm3dad.run.training import CHECKPOINTS, describe_training, open_training
 
 if TYPE_CHECKING:
     from mm3dad.methods import Detector
@@ -114,7 +114,7 @@ class Model:
         if is_auxiliary(detector):
             others = open_auxiliary(detector, self.auxiliary, self.dataset, self.root, self.theirs, self.group)
         is_first = parallel.rank() == 0
-        with held(self.folder, ".*.part") if is_first else contextlib.nullcontext():
+        with held(self.folder, "", f"{CHECKPOINTS}/*") if is_first else contextlib.nullcontext():
             parallel.wait_for_all()
             title = f"fit {', '.join(self.group)}"
             ids, seconds = fit_on(detector, splits, self.shots, self.seed, title, others, self.folder, self.tracker)

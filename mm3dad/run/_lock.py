@@ -11,10 +11,11 @@ from pathlib import Path
 from mm3dad.errors import StorageError
 
 LOCK = ".lock"
+TEMPORARY = (".*.part", ".tmp??????")  # of files.atomic, and of the library of safetensors
 
 
 @contextlib.contextmanager
-def held(folder: str | Path, *leftovers: str) -> Iterator[None]:
+def held(folder: str | Path, *swept: str) -> Iterator[None]:
     """Keep other processes from writing into `folder` while the block runs.
 
     The system frees the lock of a process that dies, however it dies, so a lock is never stale. It belongs to the process alone:
@@ -22,7 +23,7 @@ def held(folder: str | Path, *leftovers: str) -> Iterator[None]:
 
     Args:
         folder: made if missing, and removed again if nothing was written into it.
-        leftovers: patterns below `folder` of temporary files that a killed run may have left; they are removed.
+        swept: folders, as patterns below `folder` ("" is itself), from which the temporary files of a killed run are removed.
 
     Raises:
         StorageError: another process works there, or the folder cannot be written.
@@ -37,9 +38,10 @@ def held(folder: str | Path, *leftovers: str) -> Iterator[None]:
             raise
         raise StorageError(f"cannot write {folder}: {error.strerror}; choose a folder that can be written") from error
     try:
-        for pattern in leftovers:
-            for part in path.parent.glob(pattern):
-                part.unlink(missing_ok=True)
+        for place in swept:
+            for name in TEMPORARY:
+                for left in path.parent.glob(f"{place}/{name}" if place else name):
+                    left.unlink(missing_ok=True)
         yield
     finally:
         path.unlink(missing_ok=True)

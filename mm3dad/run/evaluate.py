@@ -116,7 +116,7 @@ def evaluate(
     out = require_writable(out if out is not None else default_out(method, dataset, json_path))
     if json_path is not None:
         require_writable_file(json_path)
-    with held(out, ".*.part", "runs/*/.*.part", "runs/*/maps/.*.part"):
+    with held(out, "", "runs/*", "runs/*/maps"):
         return _run_all(request, out, json_path, overwrite, rescore, workers)
 
 

@@ -58,7 +58,7 @@ def learn_defects(kind: Any, config: Any, opened: dict[str, Dataset], folder: Pa
         **ids,
         "data_sha256": fingerprint([opened["train"], opened["test"]]),
     }
-    with held(folder, ".*.part"):
+    with held(folder, "", f"{CHECKPOINTS}/*"):
         made = _find(kind, folder, identity)
         if made is None:
             made = kind(config)

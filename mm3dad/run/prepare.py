@@ -41,7 +41,7 @@ def prepare_synthetic(
     if isinstance(workers, str):
         raise ConfigError(f"prepare synthetic makes its data on this machine, got workers={workers!r}; give a number of processes")
     # Only a folder that holds a data set of ours is swept; whose the others are, `write_dataset` looks at.
-    swept = ("**/.*.part",) if (Path(out) / MANIFEST).is_file() else ()
+    swept = ("**",) if (Path(out) / MANIFEST).is_file() else ()
     with held(out, *swept), track_stages("prepare synthetic") as progress:
 
         def report(done: int, total: int) -> None:
@@ -110,7 +110,7 @@ def prepare(
         source: Source = (name, str(root), category, split, tuple(reading.items()))
         jobs |= {f"{category}/{record.id}": (source, record) for record in dataset.records}
     header = {"mm3dad": __version__, "source": str(root.resolve()), "parameters": parameters}
-    with held(out, "**/.*.part"):
+    with held(out, "**"):
         done = resume(out, parameters, GUARDS)
         _refuse_removed(out, done, jobs, names)
         todo = {key: job for key, job in jobs.items() if not is_current(out, done.get(key), job[1])}

@@ -68,7 +68,7 @@ def test_data_are_prepared_once_and_as_each_paper_does(finished):
 def test_a_second_call_goes_on_and_computes_nothing(finished, trees, monkeypatch):
     folder, _, options = finished
     page = (folder / "page.md").read_text()
-    monkeypatch.setattr("mm3dad.run.evaluate.fit_on", lambda *words: pytest.fail("fitted again"))
+    monkeypatch.setattr("mm3dad.run._unit.fit_on", lambda *words: pytest.fail("fitted again"))
     monkeypatch.setattr("mm3dad.run.prepare._prepare_one", lambda *words: pytest.fail("prepared again"))
     few = {**options, "methods": ("patchcore", "muscv2"), "settings": ["mvtec3d-full", "eyecandies-zero"]}
     assert reproduce(trees, folder / "out", folder / "page.md", **few) == {}

@@ -41,11 +41,11 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
 
 def test_leftovers_of_a_killed_run_are_swept(tmp_path):
     (tmp_path / "maps").mkdir()
-    for name in (".a.json.x1.part", "maps/.b.x2.part", "b.part", "maps/c"):
+    for name in (".a.json.x1.part", "maps/.b.x2.part", "maps/.tmp0sJOIc", "b.part", "maps/c", ".tmp"):
         (tmp_path / name).touch()
-    with held(tmp_path, "**/.*.part"):
+    with held(tmp_path, "**"):
         pass
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["b.part", "c"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [".tmp", "b.part", "c"]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
