@@ -54,3 +54,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(known) if known else 'none'}"
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+    """Return another library's message as part of a line of ours: without line breaks, its first `most` letters."""
+    return " ".join(str(error).split())[:most]

@@ -184,12 +184,11 @@ def build_parser() -> Parser:
     fit.add_argument("--out", metavar="FOLDER", required=True, help="folder of the model; several categories get a folder each in it")
     fit.add_argument("--shots", metavar="K", type=_shots, help="fit on K good parts per category (default: full)")
     fit.add_argument("--seed", metavar="S", type=_whole, default=0, help="seed of the detector and of the choice of shots (default: 0)")
-    trackers = ("tensorboard", "wandb", "mlflow")
     fit.add_argument(
         "--track",
         metavar="TRACKER",
-        choices=trackers,
-        help=f"send the curves of a method that trains to {', '.join(trackers[:-1])} or mlflow",
+        choices=("tensorboard", "wandb", "mlflow"),
+        help="send the curves of a method that trains to tensorboard, wandb or mlflow",
     )
     _add_workers(fit, "this process, one category after the other")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mm3dad.errors import DataError
+from mm3dad.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +54,7 @@ def reading(path: Path, expected: str, limit: int = MAX_BYTES) -> Iterator[None]
     except MemoryError as error:
         raise DataError(f"{path} asks for more memory than there is; check that it is {expected}") from error
     except Exception as error:  # PIL, tifffile, numpy and zlib share no base class; each of them only decodes here
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = one_line(error, 160) or type(error).__name__
         raise DataError(
             f"{path} is not a readable {expected.removeprefix('a ').removeprefix('an ')} ({reason}); copy the file again"
         ) from error

@@ -98,8 +98,8 @@ class Bank:
             chosen = select_coreset(features, keep).sort().values
             features, place = features[chosen], place[chosen]
         if len(self.scale):
-            features = _to_half((features - self.shift) * self.scale)
-        self._parts.append(features.half())
+            features = (features - self.shift) * self.scale
+        self._parts.append(_to_half(features))
         self._places.append(place.to(torch.int16))
         self.ids.append(identity)
 

@@ -56,9 +56,8 @@ def pair_minima_reference(
 
 def multiplies_roughly(features: Tensor) -> bool:
     """Say whether bfloat16 products with an exact look at their minima are the faster way: on a processor with units for them."""
-    if features.device.type != "cpu" or features.dtype != torch.float32 or native_kernels("cpu", "pair_minima") is None:
-        return False
-    return has_bfloat16_units()
+    fits = features.device.type == "cpu" and features.dtype == torch.float32
+    return fits and has_bfloat16_units() and native_kernels("cpu", "pair_minima") is not None
 
 
 def bfloat16_slack(features: Tensor, rounded: Tensor) -> float:

@@ -11,7 +11,7 @@ import torch
 
 import mm3dad
 from mm3dad import files
-from mm3dad.errors import MissingPackageError, ModelError
+from mm3dad.errors import MissingPackageError, ModelError, one_line
 from mm3dad.methods import load_detector
 from mm3dad.nets.graph import Graph
 from mm3dad.run._arguments import list_versions, require_writable
@@ -105,7 +105,7 @@ def trace(graph: Graph) -> bytes:
         )
         program.save(buffer)
     except Exception as error:  # the exporter fails in many types of its own
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise ModelError(
             f"the {graph.name} network cannot be written as ONNX ({type(error).__name__}: {reason}); use another backbone"
         ) from error

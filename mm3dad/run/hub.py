@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from mm3dad import __version__, files
-from mm3dad.errors import ConfigError, DataError, ModelError, StorageError
+from mm3dad.errors import ConfigError, DataError, ModelError, StorageError, one_line
 from mm3dad.methods import load_detector
 from mm3dad.run._arguments import require_writable
 from mm3dad.run._lock import held
@@ -113,7 +113,8 @@ def pull_model(repo: str, out: str | Path) -> dict[str, Any]:
     source = fetch_model(repo)
     detector = load_detector(source)
     tensors = _tensors(source)
-    names = [tensors, *(name for name in ("fit.json",) if (source / name).is_file()), "model.json"]  # the last one makes it a model
+    described = ["fit.json"] if (source / "fit.json").is_file() else []
+    names = [tensors, *described, "model.json"]  # the last one makes it a model
     with held(out):
         for name in names:
             files.write_with(out / name, partial(shutil.copyfile, source / name))
@@ -156,7 +157,7 @@ def _explained(repo: str) -> Iterator[None]:
     try:
         yield
     except errors.HFValidationError as error:
-        raise ConfigError(f"{repo!r} is no name of a repository ({_line(error)}); e.g. acme/cookie-duet") from error
+        raise ConfigError(f"{repo!r} is no name of a repository ({one_line(error)}); e.g. acme/cookie-duet") from error
     except errors.RevisionNotFoundError as error:
         raise ConfigError(f"{repo} has no such revision; leave @REVISION out, or name a branch, tag or commit that is there") from error
     except errors.HfHubHTTPError as error:
@@ -169,14 +170,10 @@ def _explained(repo: str) -> Iterator[None]:
             raise ConfigError(
                 f"the hub has no {repo}, or hides it from you ({status}); check the name, or {LOGIN} to see private ones"
             ) from error
-        raise StorageError(f"the hub answers {status} for {repo} ({_line(error)}); try again later") from error
+        raise StorageError(f"the hub answers {status} for {repo} ({one_line(error)}); try again later") from error
     except (errors.HTTPError, OSError, json.JSONDecodeError) as error:  # no answer, or one of somebody else
         raise StorageError(
-            f"the hub cannot be reached for {repo} ({_line(error)}); check the network, HF_ENDPOINT and HF_HUB_OFFLINE"
+            f"the hub cannot be reached for {repo} ({one_line(error)}); check the network, HF_ENDPOINT and HF_HUB_OFFLINE"
         ) from error
     except ValueError as error:  # the hub has read the card's header
-        raise ConfigError(f"the hub does not take the model card of {repo} ({_line(error)}); give another --licence") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+        raise ConfigError(f"the hub does not take the model card of {repo} ({one_line(error)}); give another --licence") from error

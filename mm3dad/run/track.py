@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mm3dad.errors import ConfigError, MissingPackageError, StorageError, nearest_name
+from mm3dad.errors import ConfigError, MissingPackageError, StorageError, nearest_name, one_line
 from mm3dad.nets.task import Log
 
 PROJECT = "mm3dad"  # of W&B, and the experiment of MLflow; WANDB_PROJECT and MLFLOW_EXPERIMENT_NAME overrule it
@@ -31,7 +31,6 @@ def _tensorboard(folder: Path, name: str, settings: dict[str, Any]) -> Iterator[
 
 @contextmanager
 def _wandb(folder: Path, name: str, settings: dict[str, Any]) -> Iterator[Log]:
-
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +43,7 @@ def _wandb(folder: Path, name: str, settings: dict[str, Any]) -> Iterator[Log]:
             settings=wandb.Settings(silent=True, console="off"),
         )
     except wandb.Error as error:
-        raise ConfigError(f"W&B does not start a run ({_line(error)}); run `wandb login`, or set WANDB_MODE=offline") from error
+        raise ConfigError(f"W&B does not start a run ({one_line(error)}); run `wandb login`, or set WANDB_MODE=offline") from error
     seen: set[str] = set()
     failed = True
 
@@ -63,7 +62,6 @@ def _wandb(folder: Path, name: str, settings: dict[str, Any]) -> Iterator[Log]:
 
 @contextmanager
 def _mlflow(folder: Path, name: str, settings: dict[str, Any]) -> Iterator[Log]:
-
     from mlflow import MlflowClient, MlflowException
 
     address = os.environ.get("MLFLOW_TRACKING_URI")
@@ -76,7 +74,7 @@ def _mlflow(folder: Path, name: str, settings: dict[str, Any]) -> Iterator[Log]:
             yield
         except MlflowException as error:
             raise StorageError(
-                f"MLflow at {address} takes no curves ({_line(error)}); check MLFLOW_TRACKING_URI, then run again"
+                f"MLflow at {address} takes no curves ({one_line(error)}); check MLFLOW_TRACKING_URI, then run again"
             ) from error
 
     with explained():
@@ -140,7 +138,3 @@ def open_tracker(tracker: str, folder: Path, identity: dict[str, Any]) -> Abstra
     settings = {"mm3dad": identity.get("mm3dad"), "method": identity.get("method"), "samples": len(identity.get("samples", ()))}
     settings |= {key: str(value) for key, value in identity.get("config", {}).items()}
     return TRACKERS[tracker][1](folder, f"{settings['method']} {folder.name}", settings)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
