@@ -1,67 +1,99 @@
-"""The nearest patches of two samples, in both directions, out of one matrix product that may be a rough one."""
+"""The nearest patches of two samples, in both directions: out of a matrix product, or of a rough one on matrix units."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from mm3dad.ops._native import native_kernels
+from mm3dad.ops._native import has_kernel, native_kernels
 from mm3dad.ops.processor import has_bfloat16_units
 
-BFLOAT16_ROUNDING = 2.0**-8
+# Rows of a tile of the matrix units; two tiles are multiplied at a time, of 32 channels each.
+TILE, BLOCK = 16, 32
 
 
-def pair_minima(
-    product: Tensor, own: Tensor, theirs: Tensor, own_squares: Tensor, squares: Tensor, slack: float | None = None
-) -> tuple[Tensor, Tensor, int]:
+def pair_minima(product: Tensor, own: Tensor, theirs: Tensor, own_squares: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
     """Take the least squared distance over b for each a, and over a for each b, for K samples b.
 
     The product says who may be nearest; the distance itself is taken from the difference of the rows, so that it keeps its digits
     however small it is beside the norms.
 
     Args:
-        product: (P, K * Q), -2ab of P rows a with the Q rows b of K samples, dtype of `own`, or bfloat16 where `multiplies_roughly`.
-        own: (P, C) float32 or float64, the rows a.
+        product: (P, K * Q), -2ab of P rows a with the Q rows b of K samples, dtype of `own`.
+        own: (P, C) floating, the rows a.
         theirs: (K, Q, C) the rows b.
         own_squares: (P,) squared norms of a.
         squares: (K, Q) squared norms of b.
-        slack: the most that an entry of the product may be wrong by, as a share of |a||b|: whatever may be nearest within it is
-            measured. None is the rounding of its own sums; a rough product needs `bfloat16_slack`.
 
     Returns:
-        (K, P) and (K, Q) squared distances, and how many were measured.
+        (K, P) and (K, Q) squared distances.
     """
     kernels = native_kernels(product.device.type, "pair_minima") if own.dtype in (torch.float32, torch.float64) else None
     if kernels is None:
         return pair_minima_reference(product, own, theirs, own_squares, squares)
-    if slack is None:
-        slack = own.shape[1] * torch.finfo(own.dtype).eps
     given = [tensor.contiguous() for tensor in (product, own, theirs, own_squares, squares)]
-    return kernels.pair_minima(*given, slack, torch.get_num_threads())
+    return kernels.pair_minima(*given, torch.get_num_threads())
 
 
-def pair_minima_reference(
-    product: Tensor, own: Tensor, theirs: Tensor, own_squares: Tensor, squares: Tensor
-) -> tuple[Tensor, Tensor, int]:
-    """Do the same in torch: the product's nearest are measured; a rough product is not looked at, each row is measured against all."""
-    if product.dtype != own.dtype:
-        pairs = [torch.stack([(row - one).square().sum(1) for row in own]) for one in theirs]
-        return torch.stack([one.amin(1) for one in pairs]), torch.stack([one.amin(0) for one in pairs]), product.numel()
+def pair_minima_reference(product: Tensor, own: Tensor, theirs: Tensor, own_squares: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """Do the same in torch."""
     by_pair = product.view(len(own), *squares.shape)
     nearest = (by_pair + squares).argmin(2).T
     forward = (own - torch.take_along_dim(theirs, nearest[:, :, None], 1)).square().sum(2)
     backward = (theirs - own[(by_pair + own_squares[:, None, None]).argmin(0)]).square().sum(2)
-    return forward, backward, forward.numel() + backward.numel()
+    return forward, backward
 
 
-def multiplies_roughly(features: Tensor) -> bool:
-    """Say whether bfloat16 products with an exact look at their minima are the faster way: on a processor with units for them."""
-    fits = features.device.type == "cpu" and features.dtype == torch.float32
-    return fits and has_bfloat16_units() and native_kernels("cpu", "pair_minima") is not None
+class RoughPairs:
+    """Least squared distances of pairs of samples by bfloat16 products on a processor's matrix units: the same distances, sooner.
+
+    A product only says who may be nearest within its error, and all of those are measured. Where too many are, as on surfaces that are
+    alike everywhere, a pair is left to `pair_minima`. Holds two copies of the features in bfloat16.
+
+    Args:
+        features: (N, P, C) float32, around their mean, so that little is lost to rounding.
+        squares: (N, P) squared norms.
+        candidates: measured patches for each patch at which a pair is left.
+    """
+
+    def __init__(self, features: Tensor, squares: Tensor, candidates: int = 16) -> None:
+        rounded = features.bfloat16()
+        self.slack = bfloat16_slack(features, rounded)
+        rounded = pad(rounded, (0, -features.shape[2] % BLOCK, 0, -features.shape[1] % BLOCK))
+        # Two channels of a row make a word, and the words of 16 rows lie side by side: the layout that the units multiply by.
+        self._packed = rounded.view(torch.int32).unflatten(1, (-1, TILE)).transpose(2, 3).contiguous()
+        self._rows = rounded * -2
+        self._features, self._squares = features.contiguous(), squares.contiguous()
+        self._most = 2 * features.shape[1] * candidates
+
+    @staticmethod
+    def suit(features: Tensor) -> bool:
+        """Say whether this is the place for them: float32 on a processor that has the units, and kernels built for it."""
+        fits = features.device.type == "cpu" and features.dtype == torch.float32
+        return fits and has_bfloat16_units() and native_kernels("cpu") is not None and has_kernel("pair_minima_rough", "cpu")
+
+    def measure(self, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (M, P) of the first to the second of M `pairs` (M, 2) int64, (M, P) back, and (M,) which pairs were done, bool."""
+        kernels = native_kernels("cpu", "pair_minima_rough")
+        if kernels is None:
+            return self.measure_reference(pairs)
+        given = (self._rows, self._packed, self._features, self._squares, pairs.contiguous())
+        forward, backward, measured = kernels.pair_minima_rough(*given, self.slack, self._most, torch.get_num_threads())
+        return forward, backward, measured >= 0
+
+    def measure_reference(self, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do the same by torch's products in full; none is left."""
+        found = []
+        for i, j in pairs.tolist():
+            own, theirs, other = self._features[i], self._features[j][None], self._squares[j][None]
+            found.append(pair_minima_reference(-2 * own @ theirs[0].T, own, theirs, self._squares[i], other))
+        forward, backward = (torch.cat(column) for column in zip(*found, strict=True))
+        return forward, backward, torch.ones(len(pairs), dtype=torch.bool)
 
 
 def bfloat16_slack(features: Tensor, rounded: Tensor) -> float:
-    """Bound the error of -2ab, of two rows in bfloat16 and rounded to it, as a share of |a||b|.
+    """Bound the error of -2ab, of two rows in bfloat16 added up in float32, as a share of |a||b|.
 
     Args:
         features: (..., C) float32.
@@ -70,6 +102,6 @@ def bfloat16_slack(features: Tensor, rounded: Tensor) -> float:
     lost = torch.linalg.vector_norm(features - rounded.float(), dim=-1)
     length = torch.linalg.vector_norm(features, dim=-1)
     share = float((lost / length.clamp_min(torch.finfo(features.dtype).tiny)).max())
-    # By Cauchy and Schwarz |ab - a'b'| <= (2 s + s^2)|a||b|; then float32 sums, and one rounding of the result.
-    sums = features.shape[-1] * 2.0**-24
-    return 2 * ((2 * share + share**2) + (sums + BFLOAT16_ROUNDING) * (1 + share) ** 2)
+    # By Cauchy and Schwarz |ab - a'b'| <= (2 s + s^2)|a||b|; then the sums.
+    sums = features.shape[-1] * torch.finfo(torch.float32).eps
+    return 2 * ((2 * share + share**2) + sums * (1 + share) ** 2)

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from mm3dad.errors import ConfigError, DataError
-from mm3dad.ops.pair_minima import bfloat16_slack, multiplies_roughly, pair_minima
+from mm3dad.ops.pair_minima import RoughPairs, pair_minima
 from mm3dad.scoring._check import check_values
 
 # Entries of one patch x patches product: 8 MB in float32, which the caches still hold while its minima are read off.
 BLOCK = 2**21
-# Below this width a rough product saves less than the look at its minima costs; and it saves nothing where more than CANDIDATES patches
-# of a sample may be the nearest one of a patch, as on a surface that is alike everywhere.
-ROUGH_WIDTH, CANDIDATES = 256, 16
+# Below this width a rough product saves less than the look at its candidates costs.
+ROUGH_WIDTH = 32
+# Pairs whose rough products are read off in one call: the results of these stand beside the distances of all.
+PAIRS = 1024
 
 
 def mutual_scores(features: Tensor, fraction: float = 0.3) -> Tensor:
@@ -43,7 +44,7 @@ def mutual_distances(features: Tensor) -> Tensor:
 
     Each pair of samples is multiplied once and read in both directions. The product, taken around the mean of the set, only finds the
     nearest patch; its distance is taken from the difference of the two. On processors with matrix units the product is one in bfloat16,
-    and every patch is measured that may be the nearest within its error.
+    and every patch is measured that may be the nearest within its error; a pair with too many of these is multiplied again in full.
 
     Args:
         features: (N, P, C) floating, N >= 2.
@@ -63,23 +64,22 @@ def mutual_distances(features: Tensor) -> Tensor:
         )
     centred = features - features.reshape(-1, C).mean(0)
     squares = torch.linalg.vector_norm(centred, dim=2).square_()
-    factors, slack = centred, None
-    if C >= ROUGH_WIDTH and multiplies_roughly(features):
-        factors = centred.bfloat16()
-        slack = bfloat16_slack(centred, factors)
     distances = features.new_empty((N, N - 1, P))
-    step = max(1, BLOCK // (P * P))
-    for i in range(N - 1):
-        own = factors[i] * -2
-        for first in range(i + 1, N, step):
-            chosen = slice(first, min(first + step, N))
-            product = own @ factors[chosen].flatten(0, 1).T
-            forward, backward, measured = pair_minima(product, centred[i], centred[chosen], squares[i], squares[chosen], slack)
-            distances[i, first - 1 : chosen.stop - 1] = forward.sqrt_()
-            distances[chosen, i] = backward.sqrt_()
-            if slack is not None and measured > CANDIDATES * (forward.numel() + backward.numel()):
-                factors, slack = centred, None
-                own = factors[i] * -2
+    pairs = torch.combinations(torch.arange(N))
+    if C >= ROUGH_WIDTH and RoughPairs.suit(features):
+        rough, left = RoughPairs(centred, squares), []
+        for some in pairs.split(PAIRS):
+            forward, backward, done = rough.measure(some)
+            first, second = some.T
+            distances[first, second - 1], distances[second, first] = forward.sqrt_(), backward.sqrt_()
+            left.append(some[~done])
+        pairs = torch.cat(left)
+    for i in pairs[:, 0].unique().tolist():
+        own = centred[i] * -2
+        for chosen in pairs[pairs[:, 0] == i, 1].split(max(1, BLOCK // (P * P))):
+            theirs = centred[chosen]
+            forward, backward = pair_minima(own @ theirs.flatten(0, 1).T, centred[i], theirs, squares[i], squares[chosen])
+            distances[i, chosen - 1], distances[chosen, i] = forward.sqrt_(), backward.sqrt_()
     return distances.transpose(1, 2).contiguous()
 
 
