@@ -25,6 +25,7 @@ FORMAT = 1
 ROWS, INDEX, META = "rows.f16", "index.faiss", "bank.json"
 TRAIN_PER_CELL = 64  # training rows of a coarse cell; faiss asks for 39 at least
 READ_ROWS = 1 << 16
+RANKED = 256  # queries whose candidates are in memory at a time
 
 
 def _faiss() -> Any:
@@ -172,16 +173,20 @@ class CompressedRows:
             raise ConfigError(f"k must be between 1 and the {self.count} rows, got {k}")
         wanted = min(self.count, max(k, self.layout.candidates))
         _, found = self.index.search(np.ascontiguousarray(queries.numpy(), dtype=np.float32), wanted)
-        distances, indices = torch.empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.int64)
-        for number, candidates in enumerate(found):
-            candidates = np.sort(candidates[candidates >= 0])
-            if len(candidates) < k:
-                distance, index = self.nearest_exact(queries[number : number + 1], k)
-            else:
-                distance, order = nearest_rows(queries[number : number + 1], torch.from_numpy(self.rows[candidates]).float(), k)
-                index = torch.from_numpy(candidates)[order]
-            distances[number], indices[number] = distance[0], index[0]
+        candidates = torch.from_numpy(found).sort(1).values  # ascending: of equal distances the lowest row; -1 stands for none
+        parts = [self._rank(some, rows, k) for some, rows in zip(queries.split(RANKED), candidates.split(RANKED), strict=True)]
+        distances, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+        if len(short := ((candidates >= 0).sum(1) < k).nonzero()[:, 0]):
+            distances[short], indices[short] = self.nearest_exact(queries[short], k)
         return distances, indices
+
+    def _rank(self, queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Return the k nearest of each query's candidates (P, n) by the full rows, each of which is read once."""
+        wanted, place = candidates.clamp_min(0).unique(return_inverse=True)
+        rows = torch.from_numpy(self.rows[wanted.numpy()]).float()
+        exact = (queries[:, None] - rows[place]).square_().sum(2).sqrt_().masked_fill_(candidates < 0, torch.inf)
+        distances, order = exact.sort(dim=1, stable=True)
+        return distances[:, :k], candidates.gather(1, order)[:, :k]
 
     def nearest_exact(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Find the k nearest of all rows by reading them once: what `nearest` is measured against."""
