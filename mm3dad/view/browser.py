@@ -158,10 +158,12 @@ class BrowserView:
                 cloud.colors = self.session.colors(side)
 
     def wait(self) -> None:
-        """Serve until the process is interrupted."""
+        """Serve until the process is interrupted, which is how a person ends it and no failure."""
         try:
             while True:
                 time.sleep(3600)
+        except KeyboardInterrupt:
+            pass
         finally:
             self.stop()
 
