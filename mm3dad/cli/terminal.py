@@ -124,7 +124,8 @@ def tabulate_costs(result: dict[str, Any]) -> tuple[list[str], list[list[str]], 
     )
     rows += [[name, f"{value / unit:.1f}", "", ""] for name, value, unit in (*sizes, ("peak memory, MB", result["peak_rss_bytes"], 1e6))]
     machine = result["machine"]
-    return columns, rows, f"{result['method']} on {machine['device']}, {machine['torch_threads']} threads of {machine['cores']} cores"
+    threads = f"{machine['torch_threads']} {'thread' if machine['torch_threads'] == 1 else 'threads'} of {machine['cores']} cores"
+    return columns, rows, f"{result['method']} on {machine['device']}, {threads}"
 
 
 def describe_point(result: dict[str, Any]) -> list[str]:
@@ -165,4 +166,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
-    return str(value)
+    return "" if value is None else str(value)

@@ -157,9 +157,9 @@ def _watch(arguments: Namespace) -> int:
     from mm3dad.run.watch import watch_folder
 
     def show(row: dict[str, Any], sample: Any, prediction: Any) -> None:
+        say(files.format_line(row))  # before its picture: what takes bad parts off the line must not wait for that
         if row["heatmap"] is not None:
             _write_heatmap(Path(arguments.out) / row["heatmap"], sample, prediction)
-        say(files.format_line(row))
 
     watch_folder(arguments.folder, arguments.watch, out=arguments.out, json=arguments.json, on_line=show)
     return 0
@@ -174,7 +174,7 @@ def _write_heatmap(path: Path, sample: Any, prediction: Any) -> None:
     from mm3dad.view import panel
 
     picture = panel(sample, prediction)
-    files.write_with(path, lambda temporary: picture.save(temporary, format="PNG"))
+    files.write_with(path, lambda temporary: picture.save(temporary, format="PNG", compress_level=3))
 
 
 def serve(arguments: Namespace) -> int:
