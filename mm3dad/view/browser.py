@@ -42,7 +42,8 @@ class BrowserView:
             self.server = viser.ViserServer(host=host, port=port, label="mm3dad", verbose=False)
         self.server.gui.configure_theme(control_width="medium", show_logo=False, show_share_button=False)
         self.server.gui.main_panel.dock_right()
-        self.server.initial_camera.position = (0.0, -1.25, 1.5)
+        far = 1.0 if len(session.paired) else 0.72  # two clouds side by side need more room
+        self.server.initial_camera.position = (0.0, -1.25 * far, 1.5 * far)
         self.server.initial_camera.look_at = (0.0, 0.0, 0.0)
         self.controls = Controls(self.server.gui, session, self)
         self.server.scene.on_click()(lambda event: self.click(event.ray_origin, event.ray_direction))
