@@ -1,4 +1,4 @@
-"""Every notebook runs from its first cell to its last in an empty folder, shows its results, and holds nothing of the machine it was run on."""
+"""Every notebook runs from its first cell to its last in an empty folder, shows its results, and names nothing of the machine."""
 
 from __future__ import annotations
 
