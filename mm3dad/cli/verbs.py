@@ -161,7 +161,10 @@ def _watch(arguments: Namespace) -> int:
         if row["heatmap"] is not None:
             _write_heatmap(Path(arguments.out) / row["heatmap"], sample, prediction)
 
-    watch_folder(arguments.folder, arguments.watch, out=arguments.out, json=arguments.json, on_line=show)
+    def ready() -> None:
+        complain(f"watching {arguments.watch}; Ctrl-C ends it")  # on stderr, as stdout is for the lines
+
+    watch_folder(arguments.folder, arguments.watch, out=arguments.out, json=arguments.json, on_line=show, on_ready=ready)
     return 0
 
 

@@ -203,7 +203,7 @@ def test_the_verb_writes_lines_and_heat_maps_until_interrupted(tree, model, tmp_
     there, draw = [], verbs._write_heatmap
 
     def draw_later(path, *rest):
-        there.append((capsys.readouterr().out, (tmp_path / "out/watch.jsonl").exists()))
+        there.append((capsys.readouterr(), (tmp_path / "out/watch.jsonl").exists()))
         draw(path, *rest)
 
     monkeypatch.setattr(watch.time, "sleep", sleep)
@@ -211,6 +211,6 @@ def test_the_verb_writes_lines_and_heat_maps_until_interrupted(tree, model, tmp_
     assert main(["predict", str(model), "--watch", str(tmp_path), "--out", str(tmp_path / "out")]) == 130
     captured = capsys.readouterr()
     ((told, is_kept),) = there  # the line does not wait for its picture; it is kept when both are there
-    (row,) = [json.loads(line) for line in told.splitlines()]
-    assert not is_kept and captured.out == ""
+    (row,) = [json.loads(line) for line in told.out.splitlines()]
+    assert not is_kept and captured.out == "" and f"watching {tmp_path}; Ctrl-C ends it" in told.err
     assert row["is_anomaly"] and (tmp_path / "out" / row["heatmap"]).is_file() and "interrupted" in captured.err
