@@ -1,14 +1,18 @@
-"""Draw the pictures of docs/viewer.md in a real Chromium; `benchmarks.waits` measures.
+"""Draw the pictures of docs/viewer.md in a real Chromium, or time the first frame there; `benchmarks.waits` measures the rest.
 
     python -m benchmarks.viewer --root data/synthetic --out docs/images [--model models/cookie]
+    python -m benchmarks.viewer --frame [--size 800]
 
-The 3D page at an explained place, the browser view, and a turning picture, all of one defect of the synthetic cookie.
+The 3D page at an explained place, the browser view, and a turning picture, all of one defect of the synthetic cookie. The first frame: from
+the start of `mm3dad view --serve` until an open Chromium, without a graphics card, has drawn a plate of `size` x `size` points.
 """
 
 from __future__ import annotations
 
 import argparse
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +25,7 @@ from mm3dad.run.fit import fit_detector
 from mm3dad.view import view_path
 from mm3dad.view.live import open_session
 from tests.view.chromium import Chromium
+from tests.view.parts import make_sample, write_sample
 
 CATEGORY, SAMPLE = "cookie", "test/bump/001"
 
@@ -43,14 +48,18 @@ def draw_page(browser: Chromium, root: Path, model: Path, out: Path) -> None:
             keep(browser.screenshot(), out / name)
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def draw_browser_view(browser: Chromium, root: Path, model: Path, out: Path) -> None:
     """Draw the browser view after a click on the most anomalous point."""
     from mm3dad.view.browser import BrowserView
 
-    with socket.socket() as probe:  # any free port
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    view = BrowserView(open_session(root / CATEGORY / "test", sample_id=SAMPLE, model=model), port=port)
+    view = BrowserView(open_session(root / CATEGORY / "test", sample_id=SAMPLE, model=model), port=free_port())
     try:
         browser.open(view.url)
         browser.wait("document.querySelector('canvas') && document.body.innerText.includes('score')")
@@ -66,13 +75,50 @@ def draw_browser_view(browser: Chromium, root: Path, model: Path, out: Path) -> 
         view.stop()
 
 
+def time_frames(browser: Chromium, size: int, repeats: int = 1) -> list[tuple[float, float]]:
+    """Return, of each repeat, the seconds until the address is told and until the cloud is drawn."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        sample = write_sample(Path(folder), make_sample(size))["xyz"]
+        for _ in range(repeats):
+            browser.run("document.body.innerHTML = ''")
+            start = time.perf_counter()
+            words = [sys.executable, "-m", "mm3dad", "view", sample, "--serve", "--port", str(free_port())]
+            process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+            try:
+                assert process.stdout is not None
+                url = process.stdout.readline().split()[1]
+                told = time.perf_counter() - start
+                browser.open(url)
+                browser.wait("document.querySelector('canvas') !== null")
+                while browser.screenshot()[300:500, 400:600].mean() > 200:  # the page is white until the grey plate is there
+                    assert time.perf_counter() - start < 60, "the cloud was never drawn"
+                found.append((told, time.perf_counter() - start))
+            finally:
+                process.terminate()
+                process.wait()
+    return found
+
+
 def main() -> None:
-    """Draw."""
+    """Draw, or measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="synthetic data; `mm3dad prepare synthetic` makes them")
+    parser.add_argument("--root", type=Path, help="synthetic data; `mm3dad prepare synthetic` makes them")
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder of the pictures")
     parser.add_argument("--model", type=Path, help="duet fitted on the cookie; fitted now when left out")
+    parser.add_argument("--frame", action="store_true", help="time the first frame instead of drawing")
+    parser.add_argument("--size", type=int, default=800, help="height and width of the sample of --frame")
     arguments = parser.parse_args()
+    if arguments.frame == (arguments.root is not None):
+        parser.error("give --root, the synthetic data to draw, or --frame")
+    if arguments.frame:
+        browser = Chromium((1240, 800))
+        try:
+            for told, drawn in time_frames(browser, arguments.size):
+                print(f"address after {told:.2f} s, drawn in Chromium after {drawn:.2f} s")
+        finally:
+            browser.close()
+        return
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or Path(folder)
         if arguments.model is None:

@@ -19,18 +19,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from mm3dad import files
-from mm3dad.data.single import list_inputs, read_sample
-from mm3dad.methods import load_detector
+from mm3dad.data.single import list_inputs
+from mm3dad.run import watch
 from mm3dad.run.evaluate import evaluate
 from mm3dad.run.fit import fit_detector
-from mm3dad.run.watch import watch_folder
 from mm3dad.view import write_report
 from mm3dad.view.live import open_session
 from mm3dad.view.why import draw_why
@@ -128,11 +129,10 @@ def measure_report(folder: Path, root: Path, count: int, repeats: int) -> dict[s
 
 
 def measure_watch(folder: Path, root: Path, repeats: int) -> dict[str, Any]:
-    """Measure what `--watch` takes for each part beyond reading and predicting it, and when a line follows its file."""
+    """Measure what `--watch` takes for each part besides reading and predicting it, warm, files complete."""
     model, camera = folder / "model", folder / "camera"
     fit_detector("duet", "synthetic", root, model, categories=[CATEGORY], shots=8)
     paths = list_inputs(root / CATEGORY / "test")[:24]
-    detector = load_detector(model)
     for path in paths:
         for role in ("rgb", "xyz"):
             (source,) = (path.parent.parent / role).glob(f"{path.stem}.*")
@@ -140,23 +140,32 @@ def measure_watch(folder: Path, root: Path, repeats: int) -> dict[str, Any]:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
 
-    def watch() -> None:
+    def run(number: int) -> tuple[Any, Any]:
+        """Return the milliseconds a part took to be read and predicted, and those beyond; the warm-up and the waiting are left out."""
+        inside: Times = []
+        moments: Times = []
         rows: list[dict[str, Any]] = []
-        lines = folder / "watched.jsonl"
-        lines.unlink(missing_ok=True)
-        watch_folder(model, camera, json=lines, on_line=lambda row, *_: rows.append(row), stop=lambda: len(rows) == len(paths), settle=0)
+
+        def timed(act: Callable[..., Any], *words: Any, **named: Any) -> Any:
+            found: list[Any] = []
+            inside.append(clock(lambda: found.append(act(*words, **named))))
+            return found[0]
+
+        def stop() -> bool:
+            moments.append((1000 * time.perf_counter(), 1000 * time.process_time()))
+            return len(rows) == len(paths)
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("read_sample", "score_one"):
+                patch.setattr(watch, name, partial(timed, getattr(watch, name)))
+            lines = folder / f"{number}.jsonl"
+            watch.watch_folder(model, camera, json=lines, on_line=lambda row, *_: rows.append(row), on_ready=stop, stop=stop, settle=0)
         assert all(row["error"] is None for row in rows)
+        whole, spent = np.subtract(moments[-1], moments[0]), np.sum(inside, axis=0)
+        return spent / len(paths), (whole - spent) / len(paths)
 
-    def predict() -> None:
-        again = load_detector(model)
-        for path in list_inputs(camera):
-            again.predict(read_sample(path))
-
-    detector.predict(read_sample(paths[0]))
-    pairs = [(clock(predict), clock(watch)) for _ in range(repeats)]
-    plain, watched = ([(wall / len(paths), cpu / len(paths)) for wall, cpu in times] for times in zip(*pairs, strict=True))
-    added = [(one[0] - other[0], one[1] - other[1]) for one, other in zip(watched, plain, strict=True)]
-    return {name: summarise(times) for name, times in (("predict", plain), ("watch", watched), ("watch adds", added))}
+    plain, added = zip(*map(run, range(repeats)), strict=True)
+    return {"read and predict": summarise(list(plain)), "watch adds": summarise(list(added))}
 
 
 def main() -> None:
