@@ -1,21 +1,20 @@
-"""Draw the pictures of docs/viewer.md in a real Chromium, and measure what a user of the viewer waits for.
+"""Draw the pictures of docs/viewer.md in a real Chromium, or time the first frame there; `benchmarks.waits` measures the rest.
 
-    python -m benchmarks.viewer --root data/synthetic --out docs/images [--model models/cookie] [--size 800]
+    python -m benchmarks.viewer --root data/synthetic --out docs/images [--model models/cookie]
+    python -m benchmarks.viewer --frame [--size 800]
 
-Pictures: the 3D page at an explained place, the browser view, and a turning picture, all of one defect of the synthetic cookie. Times: of
-a plate of `size` x `size` pixels, in CPU time of the process too, because the wall clock of a busy machine says little.
+The 3D page at an explained place, the browser view, and a turning picture, all of one defect of the synthetic cookie. The first frame: from
+the start of `mm3dad view --serve` until an open Chromium, without a graphics card, has drawn a plate of `size` x `size` points.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +24,10 @@ from mm3dad import files
 from mm3dad.run.fit import fit_detector
 from mm3dad.view import view_path
 from mm3dad.view.live import open_session
-from mm3dad.view.why import draw_why
 from tests.view.chromium import Chromium
 from tests.view.parts import make_sample, write_sample
 
 CATEGORY, SAMPLE = "cookie", "test/bump/001"
-FIRST_PAGE = """
-import sys, time
-from mm3dad.view import view_path
-start = time.perf_counter()
-view_path(sys.argv[1], sys.argv[2])
-print(time.perf_counter() - start, time.process_time())
-"""
 
 
 def keep(picture: np.ndarray, path: Path) -> Path:
@@ -57,14 +48,18 @@ def draw_page(browser: Chromium, root: Path, model: Path, out: Path) -> None:
             keep(browser.screenshot(), out / name)
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def draw_browser_view(browser: Chromium, root: Path, model: Path, out: Path) -> None:
     """Draw the browser view after a click on the most anomalous point."""
     from mm3dad.view.browser import BrowserView
 
-    with socket.socket() as probe:  # any free port
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    view = BrowserView(open_session(root / CATEGORY / "test", sample_id=SAMPLE, model=model), port=port)
+    view = BrowserView(open_session(root / CATEGORY / "test", sample_id=SAMPLE, model=model), port=free_port())
     try:
         browser.open(view.url)
         browser.wait("document.querySelector('canvas') && document.body.innerText.includes('score')")
@@ -80,55 +75,50 @@ def draw_browser_view(browser: Chromium, root: Path, model: Path, out: Path) -> 
         view.stop()
 
 
-def clock(act: Callable[[], object], repeats: int = 5) -> dict[str, float]:
-    """Return the median wall and CPU milliseconds of an action."""
-    wall, cpu = [], []
-    for _ in range(repeats):
-        start, spent = time.perf_counter(), time.process_time()
-        act()
-        wall.append(1000 * (time.perf_counter() - start))
-        cpu.append(1000 * (time.process_time() - spent))
-    return {"wall_ms": round(float(np.median(wall)), 1), "cpu_ms": round(float(np.median(cpu)), 1)}
-
-
-def measure(size: int) -> dict[str, dict[str, float]]:
-    """Measure first page, layer switch and explanation of a click."""
+def time_frames(browser: Chromium, size: int, repeats: int = 1) -> list[tuple[float, float]]:
+    """Return, of each repeat, the seconds until the address is told and until the cloud is drawn."""
+    found = []
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "data"
-        for number, defect in enumerate(("dent", "good", "good")):
-            write_sample(root, make_sample(size, defect, f"{'train' if number else 'test'}/{defect}/{number:03d}", number))
-        fit_detector("duet", "folder", root, Path(folder) / "model", categories=["plate"])
-        session = open_session(root / "plate" / "test", model=Path(folder) / "model")
-        words = [sys.executable, "-c", FIRST_PAGE, str(session.entry.source), str(Path(folder) / "a.html")]
-        runs = [subprocess.run(words, check=True, capture_output=True, text=True).stdout.split() for _ in range(3)]
-        wall, cpu = np.median(np.array(runs, float), axis=0) * 1000
-        (side,) = session.open()
-        found = {"first page": {"wall_ms": round(float(wall), 1), "cpu_ms": round(float(cpu), 1)}}
-        for layer in session.layer_names:
-            session.layer = layer
-            session.colors(side)
-            found[f"layer {layer}"] = clock(lambda: session.colors(side))
-        places = side.entry.explain_peaks()
-        points = [int(np.abs(side.pixel - (why.row * size + why.column)).argmin()) for why in places]
-
-        def explain(point: int) -> None:
-            ray = side.points[point] + np.array([0, 0, 3.0])
-            session.pick(tuple(ray), (0.0, 0.0, -1.0))
-            draw_why(session.choose(0, point).why)
-            session.colors(side)
-
-        found["click"] = clock(lambda: [explain(point) for point in points], 3)
-        return {**found, "click": {name: round(value / len(points), 1) for name, value in found["click"].items()}}
+        sample = write_sample(Path(folder), make_sample(size))["xyz"]
+        for _ in range(repeats):
+            browser.run("document.body.innerHTML = ''")
+            start = time.perf_counter()
+            words = [sys.executable, "-m", "mm3dad", "view", sample, "--serve", "--port", str(free_port())]
+            process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+            try:
+                assert process.stdout is not None
+                url = process.stdout.readline().split()[1]
+                told = time.perf_counter() - start
+                browser.open(url)
+                browser.wait("document.querySelector('canvas') !== null")
+                while browser.screenshot()[300:500, 400:600].mean() > 200:  # the page is white until the grey plate is there
+                    assert time.perf_counter() - start < 60, "the cloud was never drawn"
+                found.append((told, time.perf_counter() - start))
+            finally:
+                process.terminate()
+                process.wait()
+    return found
 
 
 def main() -> None:
-    """Draw and measure."""
+    """Draw, or measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="synthetic data; `mm3dad prepare synthetic` makes them")
+    parser.add_argument("--root", type=Path, help="synthetic data; `mm3dad prepare synthetic` makes them")
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder of the pictures")
     parser.add_argument("--model", type=Path, help="duet fitted on the cookie; fitted now when left out")
-    parser.add_argument("--size", type=int, default=800, help="height and width of the sample that is measured; 0 measures nothing")
+    parser.add_argument("--frame", action="store_true", help="time the first frame instead of drawing")
+    parser.add_argument("--size", type=int, default=800, help="height and width of the sample of --frame")
     arguments = parser.parse_args()
+    if arguments.frame == (arguments.root is not None):
+        parser.error("give --root, the synthetic data to draw, or --frame")
+    if arguments.frame:
+        browser = Chromium((1240, 800))
+        try:
+            for told, drawn in time_frames(browser, arguments.size):
+                print(f"address after {told:.2f} s, drawn in Chromium after {drawn:.2f} s")
+        finally:
+            browser.close()
+        return
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or Path(folder)
         if arguments.model is None:
@@ -139,8 +129,6 @@ def main() -> None:
             draw_browser_view(browser, arguments.root, model, arguments.out)
         finally:
             browser.close()
-    if arguments.size:
-        print(json.dumps(measure(arguments.size), indent=1))
 
 
 if __name__ == "__main__":

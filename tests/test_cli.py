@@ -217,7 +217,7 @@ def test_predict_goes_on_after_a_bad_file_and_lists_it(tree, model, tmp_path, ca
     captured = capsys.readouterr()
     assert captured.out.startswith("test/dent/000: score")
     first, last = captured.err.splitlines()
-    assert "bad.png was not scored: " in first and "1 inputs were not scored, 1 were" in last
+    assert "bad.png was not scored: " in first and "1 input not scored, 1 scored; mend" in last
 
 
 def test_doctor_tells_errors_from_health(tree, tmp_path, capsys):

@@ -24,6 +24,11 @@ def complain(message: str, status: int = 2) -> int:
     return status
 
 
+def count(number: int, noun: str) -> str:
+    """Return "1 part", "2 parts"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, words: int = 1) -> None:
     """Print a table; the first `words` columns hold words, the others numbers. The last row is set apart when it is a mean."""
     from rich.box import SIMPLE_HEAD
@@ -124,7 +129,8 @@ def tabulate_costs(result: dict[str, Any]) -> tuple[list[str], list[list[str]], 
     )
     rows += [[name, f"{value / unit:.1f}", "", ""] for name, value, unit in (*sizes, ("peak memory, MB", result["peak_rss_bytes"], 1e6))]
     machine = result["machine"]
-    return columns, rows, f"{result['method']} on {machine['device']}, {machine['torch_threads']} threads of {machine['cores']} cores"
+    threads, cores = count(machine["torch_threads"], "thread"), count(machine["cores"], "core")
+    return columns, rows, f"{result['method']} on {machine['device']}, {threads} of {cores}"
 
 
 def describe_point(result: dict[str, Any]) -> list[str]:
@@ -165,4 +171,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
-    return str(value)
+    return "" if value is None else str(value)

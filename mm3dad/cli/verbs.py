@@ -11,7 +11,7 @@ from typing import Any
 
 from mm3dad import files
 from mm3dad.cli.config import write_config
-from mm3dad.cli.terminal import complain, describe_point, print_catalog, print_results, print_table, say, tabulate_costs
+from mm3dad.cli.terminal import complain, count, describe_point, print_catalog, print_results, print_table, say, tabulate_costs
 from mm3dad.errors import ConfigError
 
 
@@ -87,7 +87,7 @@ def doctor(arguments: Namespace) -> int:
     for finding in findings:
         say(f"{finding.severity}: {finding.path} {finding.problem}; {finding.cure}")
     errors = sum(finding.severity == "error" for finding in findings)
-    say(f"{arguments.path}: {errors} errors, {len(findings) - errors} warnings")
+    say(f"{arguments.path}: {count(errors, 'error')}, {count(len(findings) - errors, 'warning')}")
     return 2 if errors else 0
 
 
@@ -116,7 +116,7 @@ def fit(arguments: Namespace) -> int:
     _keep_config(arguments, arguments.out, rows[0]["config"], rows[0]["dataset"]["options"])
     for row in rows:
         size = f"{row['bank_bytes'] / 1e6:.1f} MB, {row['fit_seconds']:.1f} s"
-        say(f"{row['folder']}: {row['method']} fitted on {len(row['samples'])} samples of {', '.join(row['categories'])} ({size})")
+        say(f"{row['folder']}: {row['method']} fitted on {count(len(row['samples']), 'sample')} of {', '.join(row['categories'])} ({size})")
     return 0
 
 
@@ -148,7 +148,8 @@ def predict(arguments: Namespace) -> int:
     if result.failures:
         for path, reason in result.failures:
             complain(f"{path} was not scored: {reason}")
-        return complain(f"{len(result.failures)} inputs were not scored, {len(result.rows)} were; mend or leave out those named above", 2)
+        lost = f"{count(len(result.failures), 'input')} not scored, {len(result.rows)} scored"
+        return complain(f"{lost}; mend or leave out what is named above", 2)
     return 0
 
 
@@ -157,11 +158,14 @@ def _watch(arguments: Namespace) -> int:
     from mm3dad.run.watch import watch_folder
 
     def show(row: dict[str, Any], sample: Any, prediction: Any) -> None:
+        say(files.format_line(row))  # before its picture: what takes bad parts off the line must not wait for that
         if row["heatmap"] is not None:
             _write_heatmap(Path(arguments.out) / row["heatmap"], sample, prediction)
-        say(files.format_line(row))
 
-    watch_folder(arguments.folder, arguments.watch, out=arguments.out, json=arguments.json, on_line=show)
+    def ready() -> None:
+        complain(f"watching {arguments.watch}; Ctrl-C ends it")  # on stderr, as stdout is for the lines
+
+    watch_folder(arguments.folder, arguments.watch, out=arguments.out, json=arguments.json, on_line=show, on_ready=ready)
     return 0
 
 
@@ -174,7 +178,7 @@ def _write_heatmap(path: Path, sample: Any, prediction: Any) -> None:
     from mm3dad.view import panel
 
     picture = panel(sample, prediction)
-    files.write_with(path, lambda temporary: picture.save(temporary, format="PNG"))
+    files.write_with(path, lambda temporary: picture.save(temporary, format="PNG", compress_level=3))
 
 
 def serve(arguments: Namespace) -> int:
@@ -201,7 +205,7 @@ def benchmark(arguments: Namespace) -> int:
     _write_json(arguments, result)
     print_table(*tabulate_costs(result))
     shape = " x ".join(map(str, result["size"]))
-    say(f"{result['samples']} samples of {shape}, {result['repeats']} predictions after {result['warm_up']} to warm up")
+    say(f"{count(result['samples'], 'sample')} of {shape}, {count(result['repeats'], 'prediction')} after {result['warm_up']} to warm up")
     return 0
 
 

@@ -87,6 +87,37 @@ def list_role(folder: Path, role: str, root: Path) -> dict[str, Path]:
     return found
 
 
+def find_role(folder: Path, role: str, root: Path, stem: str) -> Path | None:
+    """Return the file of one sample in one role's folder, None without one.
+
+    Raises:
+        DataError: two files have this stem, or a link leads outside `root`.
+    """
+    if not folder.is_dir():
+        return None
+    confine(folder, root)
+    found = find_stem(folder, stem, ROLE_FILES[role])
+    if len(found) > 1:
+        raise DataError(f"{found[0]} and {found[1].name} are two files for one sample; keep one of them")
+    for path in found:
+        confine(path, root)
+    return found[0] if found else None
+
+
+def find_stem(folder: Path, stem: str, suffixes: Iterable[str]) -> list[Path]:
+    """Return the files of one stem, suffixes in lower or upper case.
+
+    They are asked for by name: to list a folder once for each of its samples takes quadratic time.
+    """
+    found: dict[tuple[int, int], Path] = {}  # by inode, as some file systems do not tell .png from .PNG
+    for suffix in suffixes:
+        for path in (folder / f"{stem}{suffix}", folder / f"{stem}{suffix.upper()}"):
+            if path.is_file():
+                state = path.stat()
+                found.setdefault((state.st_dev, state.st_ino), path)
+    return list(found.values())
+
+
 def list_records(folder: Path, split: str, category: str, root: Path, roles: Iterable[str]) -> list[Record]:
     """Return the records of one <good|defect> folder that holds a subfolder per role, sorted by id."""
     files = {role: list_role(folder / role, role, root) for role in roles}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mm3dad.data._dataset import assemble
 from mm3dad.data.folder import ROLES, find_intrinsics, parse_unit, read_points
 from mm3dad.data.images import PICTURES, TIFFS, read_header, read_rgb
-from mm3dad.data.records import POINT_ROLES, ROLE_FILES, SPLITS, Record, confine, list_role, parse_modalities
+from mm3dad.data.records import POINT_ROLES, ROLE_FILES, SPLITS, Record, confine, find_role, find_stem, parse_modalities
 from mm3dad.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def find_record(path: str | Path) -> Record:
         defect = path.parent.parent
         split = defect.parent.name if defect.parent.name in SPLITS else ""
         root = defect.parent.parent if split else defect
-        files = {role: list_role(defect / role, role, root).get(path.stem) for role in ROLES}
-        files[path.parent.name] = path
+        files = {role: find_role(defect / role, role, root, path.stem) for role in ROLES} | {path.parent.name: path}
         return Record(
             id="/".join(part for part in (split, defect.name, path.stem) if part),
             category=root.resolve().name if split else "part",
@@ -61,12 +60,13 @@ def find_record(path: str | Path) -> Record:
             paths={role: str(found) for role, found in files.items() if found is not None},
         )
     paths = {_guess_role(path): str(path)}
-    for other in sorted(path.parent.glob("*.*")):
-        if other.stem == path.stem and other != path and other.suffix.lower() in (*PICTURES, *TIFFS, ".npy", *ROLE_FILES["cloud"]):
-            role = _guess_role(other)
-            if role in paths or (role in POINT_ROLES and any(name in paths for name in POINT_ROLES)):
-                raise DataError(f"{path} and {other.name} share a stem and a role ({role}); keep one of them")
-            paths[role] = str(confine(other, path.parent))
+    for other in find_stem(path.parent, path.stem, (*PICTURES, *TIFFS, ".npy", *ROLE_FILES["cloud"])):
+        if other.samefile(path):
+            continue
+        role = _guess_role(other)
+        if role in paths or (role in POINT_ROLES and any(name in paths for name in POINT_ROLES)):
+            raise DataError(f"{path} and {other.name} share a stem and a role ({role}); keep one of them")
+        paths[role] = str(confine(other, path.parent))
     return Record(id=path.stem, category="part", defect=None, label=None, paths=paths)
 
 

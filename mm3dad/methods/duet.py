@@ -97,7 +97,7 @@ class Config:
 
 
 class Duet(Detector):
-    """The flagship (design, part 4)."""
+    """The flagship: patches of image and cloud against banks of normal ones, on one scale of held-out spreads (design, part 4)."""
 
     name = "duet"
     Config = Config

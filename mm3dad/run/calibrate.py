@@ -22,6 +22,7 @@ from mm3dad.scoring.operating import list_modalities
 from mm3dad.scoring.promise import CONFIDENCE, normals_needed, require_normals, require_share
 
 if TYPE_CHECKING:
+    from mm3dad.data import Dataset, Record
     from mm3dad.methods import Detector
     from mm3dad.types import Prediction, Sample
 
@@ -119,6 +120,8 @@ def calibrate_model(
         raise DataError(
             f"{root} has no samples in {split} of {', '.join(names)}; choose another --split, or another data set of good parts"
         )
+    if false_alarms is None:
+        _require_both(wanted, f"{split} of {', '.join(names)}")
     point = choose_point(detector, samples, false_alarms=false_alarms, pixel_area=pixel_area)
     detector.operating_point = point
     detector.save(folder)
@@ -140,3 +143,14 @@ def calibrate_model(
     }
     files.write_json(folder / "calibrate.json", result)
     return result
+
+
+def _require_both(wanted: Sequence[tuple[Dataset, Sequence[Record]]], where: str) -> None:
+    """Refuse parts of one kind before they are scored, which may take long."""
+    labels = {record.label for _, records in wanted for record in records}
+    lacks = [name for label, name in ((0, "good"), (1, "defective")) if label not in labels]
+    if lacks:
+        raise DataError(
+            f"the best F1 needs normal and defective samples, {where} has no {' and no '.join(lacks)} ones; "
+            "choose another --split, or a rate by --false-alarms"
+        )

@@ -58,7 +58,7 @@ def list_weights() -> list[dict[str, Any]]:
     from mm3dad.features.weights import TABLE
 
     fields = ("name", "source", "sha256", "bytes", "licence")
-    return [{field: getattr(row, field) for field in fields} for row in TABLE.values()]
+    return [{field: getattr(row, field) or None for field in fields} for row in TABLE.values()]  # the hub's rows name no bytes
 
 
 CATALOG: dict[str, Callable[[], list[dict[str, Any]]]] = {

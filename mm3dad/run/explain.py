@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mm3dad import files
 from mm3dad.errors import DataError, Mm3dadError
-from mm3dad.methods import Detector, load_detector
 from mm3dad.registry import DATASETS
 
 if TYPE_CHECKING:
+    from mm3dad.methods import Detector
     from mm3dad.methods.explanation import Explanation
     from mm3dad.types import Sample
 
@@ -79,7 +79,7 @@ class Explainer:
     def __init__(self, folder: str | Path) -> None:
         self.folder, self.normals = Path(folder), NormalSamples(folder)
         if not (self.folder / "model.json").is_file():
-            load_detector(self.folder)  # says what is missing
+            _load(self.folder)  # says what is missing
 
     @cached_property
     def detector(self) -> Detector:
@@ -88,7 +88,7 @@ class Explainer:
         Raises:
             ModelError: it is damaged.
         """
-        return load_detector(self.folder)
+        return _load(self.folder)
 
     def explain(self, sample: Sample) -> Explanation:
         """Return why a sample has its scores.
@@ -99,3 +99,10 @@ class Explainer:
             ModelError: the model is damaged.
         """
         return self.detector.explain(sample)
+
+
+def _load(folder: Path) -> Detector:
+    """Load a model, and torch with it."""
+    from mm3dad.methods import load_detector
+
+    return load_detector(folder)

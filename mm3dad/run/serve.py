@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints, whose types are imported only with the extra.
 import base64
+import contextlib
 import hmac
 import io
 import secrets
@@ -17,6 +18,7 @@ from mm3dad.errors import ConfigError, DataError, MissingPackageError, Mm3dadErr
 from mm3dad.methods import load_detector
 from mm3dad.run._upload import Guard
 from mm3dad.run.rows import describe_row
+from mm3dad.run.warm import warm_up
 from mm3dad.run.watch import require_ready, score_one
 
 if TYPE_CHECKING:
@@ -181,7 +183,8 @@ def serve_model(
     token = token if token is not None else secrets.token_urlsafe(24)
     detector = load_detector(folder)
     server = make_server(make_app(detector, token, max_bytes))
-    with listen(host, port) as connection:
+    with listen(host, port) as connection, contextlib.suppress(KeyboardInterrupt):  # how a person ends it, and no failure
+        warm_up(detector)
         if on_ready is not None:
             on_ready(f"http://{host}:{connection.getsockname()[1]}", token)
         server.run(sockets=[connection])

@@ -16,6 +16,7 @@ from mm3dad.run._arguments import require_writable, require_writable_file
 from mm3dad.run.maps import file_stem
 from mm3dad.run.outcomes import Outcome, check_prediction
 from mm3dad.run.rows import describe_row
+from mm3dad.run.warm import warm_up
 
 if TYPE_CHECKING:
     from mm3dad.methods import Detector
@@ -162,6 +163,7 @@ def watch_folder(
     out: str | Path | None = None,
     json: str | Path | None = None,
     on_line: Callable[[dict[str, Any], Sample | None, Prediction | None], object] | None = None,
+    on_ready: Callable[[], object] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
     settle: float = SETTLE,
     patience: float = PATIENCE,
@@ -177,6 +179,7 @@ def watch_folder(
         out: keeps watch.jsonl, and what `on_line` puts beside it.
         json: file of lines.
         on_line: called with each row, and with sample and prediction where the part was scored, before the row is kept.
+        on_ready: called once the model is warm, before the first look at the folder.
         stop: asked between parts.
         settle: seconds without a change after which a file counts as written.
         patience: seconds without a change after which a part that does not decode or lacks a modality is told as an error.
@@ -196,6 +199,8 @@ def watch_folder(
     modalities = tuple(getattr(detector.config, "modalities", None) or detector.needs.inputs)
     watcher = Watcher(directory, modalities, settle, patience)
     watcher.skip(files.read_lines(lines) if lines is not None else [])
+    warm_up(detector)
+    on_ready()
     while not stop():
         for name, stamp, found in watcher.poll():
             outcome = Outcome(error=found) if isinstance(found, DataError) else score_one(detector, found)

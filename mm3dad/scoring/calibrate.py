@@ -125,7 +125,10 @@ def threshold_f1(scores: Tensor, labels: Tensor) -> float:
         raise ShapeError(f"labels must be {tuple(scores.shape)} like scores, got {tuple(labels.shape)}")
     defective = labels.bool()
     if bool(defective.all()) or not bool(defective.any()):
-        raise DataError(f"an F1 threshold needs normal and defective samples, got {int(defective.sum())} defective of {len(scores)}")
+        raise DataError(
+            f"an F1 threshold needs normal and defective samples, got {int(defective.sum())} defective of {len(scores)}; "
+            "give labelled samples of both kinds, or choose by a false-alarm rate"
+        )
     levels, place = scores.unique(return_inverse=True)
     counts = torch.stack([torch.bincount(place[wanted], minlength=len(levels)) for wanted in (defective, ~defective)])
     found, alarms = counts.flip(1).cumsum(1).flip(1).double()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,12 @@ class BrowserView:
         self._lock, self._opened, self._factor = threading.RLock(), 0, 1.0
         self._clouds: list[Any] = []
         self._drawn: list[np.ndarray] = []
-        self.server = viser.ViserServer(host=host, port=port, label="mm3dad", verbose=False)
+        with _hushed():
+            self.server = viser.ViserServer(host=host, port=port, label="mm3dad", verbose=False)
         self.server.gui.configure_theme(control_width="medium", show_logo=False, show_share_button=False)
         self.server.gui.main_panel.dock_right()
-        self.server.initial_camera.position = (0.0, -1.25, 1.5)
+        far = 1.0 if len(session.paired) else 0.72  # two clouds side by side need more room
+        self.server.initial_camera.position = (0.0, -1.25 * far, 1.5 * far)
         self.server.initial_camera.look_at = (0.0, 0.0, 0.0)
         self.controls = Controls(self.server.gui, session, self)
         self.server.scene.on_click()(lambda event: self.click(event.ray_origin, event.ray_direction))
@@ -156,18 +159,33 @@ class BrowserView:
                 cloud.colors = self.session.colors(side)
 
     def wait(self) -> None:
-        """Serve until the process is interrupted."""
+        """Serve until the process is interrupted, which is how a person ends it and no failure."""
         try:
             while True:
                 time.sleep(3600)
+        except KeyboardInterrupt:
+            pass
         finally:
             self.stop()
 
     def stop(self) -> None:
         """Stop serving; a model that is at work has nobody to tell any more."""
-        with self._lock:
+        with self._lock, _hushed():
             self._opened += 1
             self.server.stop()
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep viser's own box and farewell from stdout, where the address is told in one line."""
+    import rich
+
+    console = rich.get_console()
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
 
 
 def _prepare(sides: list[Side]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import math
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -96,7 +97,7 @@ class Controls:
         session, (first, *_) = self._session, self._session.sides
         fused, threshold = first.layers.scene.map, session.threshold
         known = np.zeros(1) if fused is None else fused[np.isfinite(fused)]
-        top = max(float(known.max(initial=0.0)), 1.2 * (threshold or 0.0), 1e-6)
+        top = round_up(max(float(known.max(initial=0.0)), 1.2 * (threshold or 0.0), 1e-6))
         with self._silent():
             self.sample.options = self.names()
             self.sample.value = self.names()[session.index]
@@ -127,6 +128,12 @@ class Controls:
             return
         with self._why:
             self._picture = self._gui.add_image(draw_why(side.why), label=None)
+
+
+def round_up(value: float) -> float:
+    """Return the next number of three digits, for the end of a slider, which is written out."""
+    unit = math.floor(math.log10(value)) - 2
+    return float(f"{math.ceil(value / 10**unit)}e{unit}")
 
 
 def _chosen(value: str) -> str | None:

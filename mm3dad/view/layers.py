@@ -121,30 +121,35 @@ class Layers(Mapping[str, Layer]):
             picked: highlight the points of this group.
             beside: brighten the points of these groups, its neighbours.
         """
-        layer, shade = self[name], (0.35 + 0.9 * self.light)[..., None]
+        layer = self[name]
         if layer.kind == "color":
             painted = np.moveaxis(np.nan_to_num(layer.values), 0, -1) * np.float32(255)
         elif layer.kind == "truth":
-            painted = np.where(layer.values[..., None], np.float32(TRUTH), np.float32(PLAIN)) * shade
+            painted = np.where(layer.values[..., None], np.float32(TRUTH), np.float32(PLAIN)) * self._shade
         elif layer.kind == "group":
             table = np.concatenate([group_table(), np.array([PLAIN], np.uint8)])
-            painted = table[np.where(layer.values < 0, -1, layer.values % len(group_table()))] * shade
+            painted = table[np.where(layer.values < 0, -1, layer.values % len(group_table()))] * self._shade
         elif layer.kind == "scalar":
-            painted = height_table()[_byte(np.nan_to_num(layer.values))] * shade
+            painted = height_table()[_byte(np.nan_to_num(layer.values))] * self._shade
         else:
             # as in the pictures: cold points keep the greyed part, hot ones take the colour of their score
             assert layer.scale is not None
             unit = layer.scale.apply(layer.values)
             cover = 0.9 * np.minimum(1, 2.2 * unit)[..., None]
-            painted = (cover * heat_table()[_byte(unit)] + (1 - cover) * self._grey()[..., None]) * shade
+            painted = (cover * heat_table()[_byte(unit)] + (1 - cover) * self._grey()[..., None]) * self._shade
         if above is not None and self.scene.map is not None:
-            painted = np.where((np.nan_to_num(self.scene.map, nan=-np.inf) > above)[..., None], np.float32(ABOVE) * shade, painted)
+            painted = np.where((np.nan_to_num(self.scene.map, nan=-np.inf) > above)[..., None], np.float32(ABOVE) * self._shade, painted)
         if picked is not None and self.scene.groups is not None:
             painted = np.where(
-                np.isin(self.scene.groups, np.asarray(beside))[..., None], 0.5 * painted + 0.5 * np.float32(PICKED) * shade, painted
+                np.isin(self.scene.groups, np.asarray(beside))[..., None], 0.5 * painted + 0.5 * np.float32(PICKED) * self._shade, painted
             )
-            painted = np.where((self.scene.groups == picked)[..., None], np.float32(PICKED) * shade, painted)
+            painted = np.where((self.scene.groups == picked)[..., None], np.float32(PICKED) * self._shade, painted)
         return np.clip(painted, 0, 255).astype(np.uint8)
+
+    @property
+    def _shade(self) -> Array:
+        """(H, W, 1), where it is asked for: a photograph has its own light, and a first look at it need not wait for normals."""
+        return np.asarray((0.35 + 0.9 * self.light)[..., None], np.float32)
 
     def _grey(self) -> Array:
         if self.scene.rgb is None:

@@ -58,7 +58,8 @@ _PAGE = """<!DOCTYPE html>
 <button id="reset" type="button" title="key r">reset view</button>
 </section>
 <section id="fallback" hidden><p>{apology}</p><img alt="still picture of the sample" src="data:image/jpeg;base64,{still}"></section>
-<noscript><p style="padding:90px 16px">This page draws the cloud with JavaScript, which is switched off here.</p></noscript>
+<noscript><style>#controls, #fallback p {{ display: none; }} #fallback {{ display: block !important; }}</style>
+<p style="position:fixed;top:90px;padding:0 16px">This page draws the cloud with JavaScript, which is switched off here.</p></noscript>
 <script id="data" type="application/json">{data}</script>
 <script>
 {script}</script>

@@ -89,7 +89,8 @@ def _summary(output: Output) -> str:
         facts |= {"predict p50": f"{number(mean['predict_ms_p50'])} ms"} if mean.get("predict_ms_p50") is not None else {}
         facts |= {"predict p95": f"{number(mean['predict_ms_p95'])} ms"} if mean.get("predict_ms_p95") is not None else {}
         facts |= {"bank": number(mean["bank_bytes"], "bank_bytes")} if mean.get("bank_bytes") is not None else {}
-        facts |= {"categories": str(len(output.result.get("categories") or {}))}
+        count = len(output.result.get("categories") or {})
+        facts |= {"category" if count == 1 else "categories": str(count)}
     protocol = output.result.get("protocol")
     transductive = isinstance(protocol, Mapping) and protocol.get("transductive") is True
     told = "<p class='warning'>Transductive: every score depends on the other samples of the test set.</p>" if transductive else ""

@@ -51,7 +51,7 @@ def number(value: Any, name: str = "") -> str:
         return f"{value:.3f}"
     if name == "samples":
         return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def draw_table(head: Iterable[str], lines: Iterable[tuple[str, Iterable[str]]], last: str = "") -> str:

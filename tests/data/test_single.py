@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 import mm3dad
-from mm3dad.data.single import list_inputs, read_sample
+from mm3dad.data.single import find_record, list_inputs, read_sample
 from mm3dad.errors import ConfigError, DataError
 from tests.data.test_clouds import write_ply
 from tests.data.trees import make_arrays, write_sample, write_tree
@@ -121,3 +122,30 @@ def test_a_short_path_in_the_working_directory_names_the_whole_sample_too(tmp_pa
     sample = read_sample(os.path.relpath(tmp_path / "a/test/dent/rgb/000.png"))
     assert (sample.label, sample.meta.id, sample.meta.category) == (1, "test/dent/000", "a")
     assert sample.modalities == ("rgb", "xyz")
+
+
+def test_siblings_are_found_without_a_look_at_the_rest_of_the_folder(tmp_path, monkeypatch):
+    write_tree(tmp_path)
+    rgb, xyz, _ = make_arrays()
+    Image.fromarray(rgb).save(tmp_path / "part.PNG")
+    tifffile.imwrite(tmp_path / "part.TIFF", xyz, photometric="rgb")
+
+    def refuse(*_):
+        raise AssertionError("listed a folder")
+
+    for module, name in ((os, "scandir"), (os, "listdir"), (Path, "glob"), (Path, "iterdir")):
+        monkeypatch.setattr(module, name, refuse)
+    assert set(find_record(tmp_path / "a/test/dent/rgb/000.png").paths) == {"rgb", "xyz", "gt"}
+    for name in ("part.PNG", "part.TIFF"):
+        assert set(find_record(tmp_path / name).paths) == {"rgb", "xyz"}
+
+
+def test_two_siblings_of_one_role_are_refused(tmp_path):
+    write_tree(tmp_path)
+    np.save(tmp_path / "a/test/dent/xyz/000.npy", make_arrays()[1])
+    with pytest.raises(DataError, match=r"000\.tiff and 000\.npy are two files for one sample"):
+        find_record(tmp_path / "a/test/dent/rgb/000.png")
+    Image.fromarray(make_arrays()[0]).save(tmp_path / "a/test/dent/rgb/001.jpg")
+    with pytest.raises(DataError, match=r"001\.png and 001\.jpg are two files for one sample"):
+        find_record(tmp_path / "a/test/dent/rgb/001.jpg")
+    assert find_record(tmp_path / "a/test/good/rgb/001.png").id == "test/good/001"

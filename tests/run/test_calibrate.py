@@ -63,7 +63,7 @@ def test_a_sample_without_a_modality_keeps_the_methods_own_threshold(tree, model
 def test_f1_takes_labelled_samples(tree, model):
     result = calibrate_model(model, "mvtec3d", tree, categories=["nut"], split="test")
     assert result["rule"] == "f1" and result["recall"] == 1 and result["false_alarms"] == 0 and result["normals"] == 3
-    with pytest.raises(DataError, match="needs normal and defective samples"):
+    with pytest.raises(DataError, match="needs normal and defective samples, validation of nut has no defective ones; choose another"):
         calibrate_model(model, "mvtec3d", tree, categories=["nut"])
 
 

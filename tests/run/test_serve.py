@@ -187,11 +187,11 @@ def test_the_verb_prints_address_and_token(model, tmp_path, monkeypatch, capsys)
 
     monkeypatch.setattr(serve, "make_server", lambda app: Server())
     monkeypatch.delenv("MM3DAD_TOKEN", raising=False)
-    assert main(["serve", str(model), "--port", "0"]) == 130
+    assert main(["serve", str(model), "--port", "0"]) == 0
     text = capsys.readouterr().out
     assert "listening on http://127.0.0.1:" in text and len(text.split("token: ")[1].split()[0]) >= 32
     (tmp_path / "token").write_text("hidden\n")
-    assert main(["serve", str(model), "--port", "0", "--token-file", str(tmp_path / "token")]) == 130
+    assert main(["serve", str(model), "--port", "0", "--token-file", str(tmp_path / "token")]) == 0
     assert "hidden" not in capsys.readouterr().out
     for content in (None, " \n"):
         if content is None:

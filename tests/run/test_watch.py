@@ -10,7 +10,7 @@ import pytest
 
 import mm3dad
 from mm3dad import files
-from mm3dad.cli import main
+from mm3dad.cli import main, verbs
 from mm3dad.errors import ConfigError, DataError, ModelError
 from mm3dad.run import watch
 from mm3dad.run.watch import stream, watch_folder
@@ -200,8 +200,17 @@ def test_the_verb_writes_lines_and_heat_maps_until_interrupted(tree, model, tmp_
         if (tmp_path / "out/watch.jsonl").is_file() or time.monotonic() - begin > 20:
             raise KeyboardInterrupt
 
+    there, draw = [], verbs._write_heatmap
+
+    def draw_later(path, *rest):
+        there.append((capsys.readouterr(), (tmp_path / "out/watch.jsonl").exists()))
+        draw(path, *rest)
+
     monkeypatch.setattr(watch.time, "sleep", sleep)
+    monkeypatch.setattr(verbs, "_write_heatmap", draw_later)
     assert main(["predict", str(model), "--watch", str(tmp_path), "--out", str(tmp_path / "out")]) == 130
     captured = capsys.readouterr()
-    (row,) = [json.loads(line) for line in captured.out.splitlines()]
+    ((told, is_kept),) = there  # the line does not wait for its picture; it is kept when both are there
+    (row,) = [json.loads(line) for line in told.out.splitlines()]
+    assert not is_kept and captured.out == "" and f"watching {tmp_path}; Ctrl-C ends it" in told.err
     assert row["is_anomaly"] and (tmp_path / "out" / row["heatmap"]).is_file() and "interrupted" in captured.err

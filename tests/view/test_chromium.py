@@ -44,6 +44,17 @@ def test_page_draws_the_cloud_and_layers_switch(tmp_path, browser, sample):
     assert differ(browser.screenshot()[60:, 320:], pictures["score"]) < 1e-3  # the same layer is the same picture
 
 
+def test_page_prints_its_head_and_still_picture(tmp_path, browser, sample):
+    load(browser, write_cloud_page(tmp_path / "a.html", sample, make_map(sample)))
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    try:
+        names = ("#head", "#fallback", "#fallback img", "#fallback p", "#controls", "#scene")
+        shown = [browser.run(f"getComputedStyle(document.querySelector('{name}')).display") != "none" for name in names]
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="")
+    assert shown == [True, True, True, False, False, False]  # no word of WebGL, which is there
+
+
 def test_the_hot_place_is_where_the_defect_is(tmp_path, browser, sample):
     load(browser, write_cloud_page(tmp_path / "a.html", sample, 4 * sample.mask.float() + 0.1))
     row, column = (int(one) for one in np.argwhere(sample.mask.numpy()).mean(0))
