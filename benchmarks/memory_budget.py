@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
+import shutil
 import tempfile
 import time
 import zlib
@@ -50,7 +51,10 @@ def link_parts(source: Path, target: Path, split: str, count: int) -> None:
         for file in path.parents[1].glob(f"*/{path.stem}.*"):
             link = target / split / path.parts[-3] / file.parent.name / f"{number:05d}{file.suffix}"
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(file.resolve())
+            try:
+                link.hardlink_to(file.resolve())  # a data set is not followed out of its folder, as symbolic links would lead
+            except OSError:  # another file system
+                shutil.copyfile(file, link)
 
 
 def generate_after(kind: type[Any], real: int) -> None:
@@ -87,11 +91,11 @@ def measure(verb: str, source: str, images: int, budget: float, generated: int |
             link_parts(part, tree, split, images if split == many else FEW)
         start, result = time.perf_counter(), {}
         if verb == "prepare":
-            prepare("mvtec3d", root, out, workers=1)
+            prepare("mvtec3d", root, out, workers=1, max_removed=1.0)
         elif verb == "evaluate":
             result = {"bank_bytes": evaluate("duet", "mvtec3d", root, options=options, out=out)["runs"][0]["metrics"]["bank_bytes"]}
         else:
-            result = {"bank_bytes": fit_detector("duet", "mvtec3d", root, out, options=options)["bank_bytes"]}
+            result = {"bank_bytes": fit_detector("duet", "mvtec3d", root, out, options=options)[0]["bank_bytes"]}
             if verb == "predict":
                 predict_inputs(out, [tree / "test"], Path(folder) / "predicted")
         peak = peak_memory()
