@@ -123,6 +123,10 @@ class Modality:
             similar = torch.tensor(others)
         return judge_against_neighbors(score, self.image_scores[similar], float(self.image_scores.std(correction=0)))
 
+    def normal_scores(self) -> list[float]:
+        """Return the image scores of the held-out normal samples, each judged against the others."""
+        return [self.image_score(score, self.bank.descriptors[i], exclude=i) for i, score in enumerate(self.image_scores.tolist())]
+
     def gap(self, descriptor: Tensor) -> float:
         """Return how far a descriptor (C,) is from the most similar normal sample's."""
         return float(self.bank.similar_samples(descriptor, 1)[1][0])

@@ -240,12 +240,7 @@ class Duet(Detector):
                 scores[name].append(top_fraction_score(values[None], self.config.top))
         for name, part in self._parts.items():
             part.image_scores = torch.tensor(scores[name])
-        self._set_thresholds(
-            {
-                name: [part.image_score(scores[name][i], part.bank.descriptors[i], exclude=i) for i in range(count)]
-                for name, part in self._parts.items()
-            }
-        )
+        self._set_thresholds({name: part.normal_scores() for name, part in self._parts.items()})
 
     def _set_thresholds(self, scores: dict[str, list[float]]) -> None:
         """Choose a threshold for each modality alone and for all together, so that a missing one does not move the others."""
@@ -276,6 +271,14 @@ class Duet(Detector):
         return [
             self._predict_one(sample, found, *self._match(found)) for sample, found in zip(samples, self._describe(samples), strict=True)
         ]
+
+    def describe_normals(self) -> dict[str, Tensor]:
+        self._require_fit()
+        found = {}
+        for name, part in self._parts.items():
+            found[f"{name}_score"] = torch.tensor(part.normal_scores())
+            found[f"{name}_gap"] = part.bank.gaps
+        return found
 
     def graphs(self, size: tuple[int, int]) -> list[Graph]:
         self._require_fit()
