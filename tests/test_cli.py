@@ -17,7 +17,7 @@ from tests.run import toy
 
 toy.register()
 VERBS = (
-    "demo", "prepare", "doctor", "fit", "predict", "calibrate",
+    "demo", "prepare", "doctor", "fit", "predict", "calibrate", "drift",
     "evaluate", "report", "synthesize", "view", "list", "serve", "benchmark", "export", "push", "pull", "completion",
 )  # fmt: skip
 

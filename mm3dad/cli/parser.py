@@ -271,6 +271,16 @@ def build_parser() -> Parser:
     evaluate.add_argument("--rescore", action="store_true", help="compute the metrics again from kept maps, without predicting")
     _add_workers(evaluate, "this process, one fit after the other")
 
+    drift = add(
+        "drift",
+        "compare parts that were scored with those the model was fitted on: did sensors or product move?",
+        "  mm3dad drift models/cookie watched --json drift.json --html drift.html",
+        "where the figures go",
+    )
+    drift.add_argument("folder", metavar="FOLDER", help="the saved model that scored them")
+    drift.add_argument("results", metavar="RESULTS", help="the --out folder of predict or predict --watch, or its file of rows")
+    drift.add_argument("--html", metavar="FILE", help="page with charts to write")
+
     report = add("report", "write the HTML report of an evaluation or of predictions", "  mm3dad report results/duet --html report.html")
     report.add_argument("folder", metavar="DIR", help="the --out folder of evaluate or predict")
     report.add_argument("--html", metavar="FILE", help="file to write (default: report.html in DIR)")

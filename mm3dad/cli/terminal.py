@@ -133,6 +133,26 @@ def tabulate_costs(result: dict[str, Any]) -> tuple[list[str], list[list[str]], 
     return columns, rows, f"{result['method']} on {machine['device']}, {threads} of {cores}"
 
 
+def describe_drift(result: dict[str, Any]) -> list[str]:
+    """Return what `run.drift` found, as lines."""
+
+    def rate(row: dict[str, Any], what: str, meant: str) -> str:
+        low, high = row["interval"]
+        share = f"{row['count']} of {row['of']} parts {what}: {row['share']:.2%}, 95 % interval {low:.2%} to {high:.2%}"
+        return f"{share}; {meant} {row['calibrated']:.2%}{', which is exceeded' if row['exceeded'] else ''}"
+
+    lines = [f"{result['parts']} parts beside {result['normals']} normal samples"]
+    lines.append(rate(result["outside"], "lie outside what the model was fitted on", "calibrated for at most"))
+    if result["defective"] is not None:
+        lines.append(rate(result["defective"], "are called defective", "good parts alone are meant to alarm at"))
+    for name, row in result["quantities"].items():
+        low, high = row["interval"]
+        verdict = "moved" if row["moved"] else "as before"
+        chance = f"a part exceeds a normal sample in {row['exceeds']:.1%} of the pairs (interval {low:.1%} to {high:.1%})"
+        lines.append(f"{name}: {verdict}; {chance}, median {row['median_parts']:.4g}, normal {row['median_normal']:.4g}")
+    return lines
+
+
 def describe_point(result: dict[str, Any]) -> list[str]:
     """Return what `run.calibrate` chose and what it promises, as lines."""
     low, high = result["interval"]

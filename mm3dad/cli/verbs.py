@@ -11,7 +11,17 @@ from typing import Any
 
 from mm3dad import files
 from mm3dad.cli.config import write_config
-from mm3dad.cli.terminal import complain, count, describe_point, print_catalog, print_results, print_table, say, tabulate_costs
+from mm3dad.cli.terminal import (
+    complain,
+    count,
+    describe_drift,
+    describe_point,
+    print_catalog,
+    print_results,
+    print_table,
+    say,
+    tabulate_costs,
+)
 from mm3dad.errors import ConfigError
 
 
@@ -228,6 +238,20 @@ def calibrate(arguments: Namespace) -> int:
     return 0
 
 
+def drift(arguments: Namespace) -> int:
+    """`mm3dad drift`."""
+    from mm3dad.run.drift import measure_drift
+    from mm3dad.view.drift import write_drift
+
+    result, values = measure_drift(arguments.folder, arguments.results)
+    _write_json(arguments, result)
+    words = describe_drift(result)
+    say(*words)
+    if arguments.html:
+        say(f"charts: {write_drift(result, values, words, arguments.html)}")
+    return 0
+
+
 def evaluate(arguments: Namespace) -> int:
     """`mm3dad evaluate`."""
     from mm3dad.run.evaluate import default_out
@@ -440,6 +464,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "serve": serve,
     "benchmark": benchmark,
     "calibrate": calibrate,
+    "drift": drift,
     "evaluate": evaluate,
     "report": report,
     "view": view,

@@ -25,7 +25,7 @@ from mm3dad.features.points import (
     thin_points,
 )
 from mm3dad.features.rgb import RGBExtractor, resize_image, stack_layers
-from mm3dad.features.weights import TABLE, cache_folder, describe
+from mm3dad.features.weights import TABLE, cache_folder, count_bytes, describe
 from mm3dad.nets.graph import Graph
 from mm3dad.types import Sample
 
@@ -68,6 +68,11 @@ class RGBBranch:
     def weights(self) -> list[dict[str, Any]]:
         """What a result says of the backbone's weights."""
         return [self.extractor.description]
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of the backbone's parameters."""
+        return self.extractor.parameter_bytes
 
     @property
     def blocks(self) -> tuple[tuple[int, float], ...]:
@@ -117,6 +122,11 @@ class PointBranch:
         self.image_size, self.centers, self.group_size, self.max_points = image_size, centers, group_size, max_points
         self.group, self.aggregate = group, aggregate
         self._net, self.weights = (None, []) if kind == "fpfh" else load_point_net(weights)
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of the encoder's parameters, 0 without one."""
+        return 0 if self._net is None else count_bytes(self._net)
 
     @property
     def blocks(self) -> tuple[tuple[int, float], ...]:

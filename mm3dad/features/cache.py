@@ -130,6 +130,11 @@ class CachedBranch(CachedFeatures[Patches]):
         self.branch = branch
 
     @property
+    def parameter_bytes(self) -> int:
+        """As the branch's."""
+        return self.branch.parameter_bytes
+
+    @property
     def blocks(self) -> tuple[tuple[int, float], ...]:
         """As the branch's."""
         return self.branch.blocks

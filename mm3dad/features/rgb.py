@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mm3dad.errors import ConfigError, WeightsError, nearest_name
-from mm3dad.features.weights import HALF, IMAGENET, RANDOM, TABLE, Weights, describe, load_into, locate_file, read_checkpoint
+from mm3dad.features.weights import HALF, IMAGENET, RANDOM, TABLE, Weights, count_bytes, describe, load_into, locate_file, read_checkpoint
 from mm3dad.nets.graph import Graph
 
 
@@ -67,6 +67,11 @@ class RGBExtractor:
             if not -count <= layer < count:
                 raise ConfigError(f"layers of {backbone} must lie in {-count}..{count - 1}, got {layer}")
         return tuple(layer % count for layer in layers)
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of the network's parameters."""
+        return count_bytes(self._net)
 
     @property
     def widths(self) -> tuple[int, ...]:

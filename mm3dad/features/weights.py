@@ -160,6 +160,11 @@ def load_into(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
     net.load_state_dict({key: given[key] for key in own}, strict=False)
 
 
+def count_bytes(net: nn.Module) -> int:
+    """Return the bytes of a network's parameters."""
+    return sum(value.numel() * value.element_size() for value in net.parameters())
+
+
 def describe(row: Weights, file: Path | None) -> dict[str, Any]:
     """Return what a result says of its weights: name, source, sha256, licence."""
     return {

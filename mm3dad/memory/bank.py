@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,19 +33,21 @@ class Bank:
     Args:
         blocks: (width, weight) of consecutive channels that share one spread, brought to total spread `weight`: right where
             channels are commensurable, as the bins of a histogram are. Empty: each channel by its own spread, together 1.
-        budget: bytes the rows may take; beyond it each sample is thinned to its own coreset.
+        budget: bytes the rows may take, and the work on them; beyond it each sample is thinned to its own coreset.
         samples: how many samples will come, from which the thinning follows.
+        work: bytes that a row costs beside itself while the model is made: for each channel, and once.
 
     Raises:
         ConfigError: the budget does not hold one row per sample.
     """
 
-    def __init__(self, blocks: Sequence[tuple[int, float]] = (), budget: int = 2**31, samples: int = 1) -> None:
-        self.blocks, self.budget, self.expected = tuple(blocks), budget, samples
+    def __init__(
+        self, blocks: Sequence[tuple[int, float]] = (), budget: int = 2**31, samples: int = 1, work: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
+        self.blocks, self.budget, self.expected, self.work = tuple(blocks), budget, samples, work
         self.ids: list[str] = []
-        self._parts: list[Tensor] = []
-        self._places: list[Tensor] = []
         self._means: list[Tensor] = []
+        self._counts: list[int] = []  # rows of each sample that was added
         self.rows = torch.empty(0, 0, dtype=torch.float16)
         self.place = torch.empty(0, 2, dtype=torch.int16)
         self.start = torch.zeros(1, dtype=torch.int64)
@@ -63,19 +66,21 @@ class Bank:
     @property
     def planned_bytes(self) -> int:
         """Bytes the finished bank will take, known as soon as the first sample is in."""
-        if not self._parts:
+        if not self._counts:
             return 0
-        return self.estimate_bytes(self.expected, len(self._parts[0]), self._parts[0].shape[1])
+        return self.estimate_bytes(self.expected, self._counts[0], self.rows.shape[1])
 
     def rows_per_sample(self, patches: int, channels: int) -> int:
         """Return how many rows of each sample the budget holds, at most `patches`."""
-        room = (self.budget // max(self.expected, 1) - channels * 4) // (channels * BYTES_PER_VALUE + ROW_OVERHEAD)
+        cost = channels * (BYTES_PER_VALUE + self.work[0]) + ROW_OVERHEAD + self.work[1]
+        room = (self.budget // max(self.expected, 1) - channels * 4) / cost
         if room < 1:
+            least = math.ceil(self.expected * (cost + channels * 4))
             raise ConfigError(
-                f"memory_budget of {self.budget:,} bytes does not hold one row for each of {self.expected} samples; raise it to at "
-                f"least {self.estimate_bytes(self.expected, 1, channels):,} bytes"
+                f"memory_budget leaves a bank {self.budget:,} bytes, which do not hold one row for each of {self.expected} samples; raise "
+                f"it by {least - self.budget:,} bytes for each modality"
             )
-        return int(min(patches, room))
+        return min(patches, int(room))
 
     def add(self, identity: str, features: Tensor, place: Tensor) -> None:
         """Take in one sample.
@@ -99,13 +104,22 @@ class Bank:
             features, place = features[chosen], place[chosen]
         if len(self.scale):
             features = (features - self.shift) * self.scale
-        self._parts.append(_to_half(features))
-        self._places.append(place.to(torch.int16))
+        self._append(_to_half(features), place.to(torch.int16))
         self.ids.append(identity)
 
+    def _append(self, features: Tensor, place: Tensor) -> None:
+        """Put rows behind those there are, where possible in memory that was set aside for all: two copies would cost twice the bank."""
+        filled = int(self.start[-1]) + sum(self._counts)
+        if filled + len(features) > len(self.rows):
+            capacity = filled + len(features) * max(1, self.expected - len(self.ids))
+            rows, places = features.new_empty(capacity, features.shape[1]), place.new_empty(capacity, 2)
+            if filled:
+                rows[:filled], places[:filled] = self.rows[:filled], self.place[:filled]
+            self.rows, self.place = rows, places
+        self.rows[filled : filled + len(features)], self.place[filled : filled + len(features)] = features, place
+        self._counts.append(len(features))
+
     def _width(self) -> int | None:
-        if self._parts:
-            return int(self._parts[0].shape[1])
         return int(self.rows.shape[1]) if len(self.rows) else None
 
     def finish(self, fraction: float, start: int = 0) -> None:
@@ -119,18 +133,17 @@ class Bank:
         """
         if not self.ids:
             raise DataError("a bank needs at least one normal sample, got none; check the training folder")
+        self.start = torch.tensor([0, *self.start.diff().tolist(), *self._counts]).cumsum(0)
+        self.rows, self.place = self.rows[: int(self.start[-1])], self.place[: int(self.start[-1])]
         if not len(self.scale):
-            self._fit_scale()
-            for part in self._parts:
+            parts = self.rows.split(self._counts)
+            self._fit_scale(parts)
+            for part in parts:
                 part.copy_((part.float() - self.shift) * self.scale)
         width = len(self.scale)
         means = [(mean - self.shift) * self.scale for mean in self._means]
         self.descriptors = torch.cat([self.descriptors.view(-1, width), *(mean[None] for mean in means)])
-        counts = [*(self.start[1:] - self.start[:-1]).tolist(), *(len(part) for part in self._parts)]
-        self.rows = torch.cat([self.rows.view(-1, width), *self._parts])
-        self.place = torch.cat([self.place, *self._places])
-        self._parts, self._places, self._means = [], [], []
-        self.start = torch.tensor([0, *counts]).cumsum(0)
+        self._counts, self._means = [], []
         self.held = torch.zeros(len(self.rows))
         self.coreset = self.choose_coreset(range(len(self.ids)), fraction, start)
 
@@ -144,7 +157,7 @@ class Bank:
             keep: numbers of the old samples that stay, at least one; None keeps all.
         """
         kept = list(range(len(self.ids)) if keep is None else keep)
-        bank = Bank(self.blocks, self.budget, len(kept) + samples)
+        bank = Bank(self.blocks, self.budget, len(kept) + samples, self.work)
         bank.ids, bank.shift, bank.scale = [self.ids[number] for number in kept], self.shift, self.scale
         bank.descriptors = self.descriptors[kept]
         chosen = []
@@ -157,21 +170,21 @@ class Bank:
         bank.start = torch.tensor([0, *map(len, chosen)]).cumsum(0)
         return bank
 
-    def _fit_scale(self) -> None:
-        total = sum(len(part) for part in self._parts)
-        mean = torch.stack([part.double().sum(0) for part in self._parts]).sum(0) / total
-        spread = (torch.stack([(part.double() - mean).square().sum(0) for part in self._parts]).sum(0) / total).sqrt()
+    def _fit_scale(self, parts: Sequence[Tensor]) -> None:
+        total = sum(len(part) for part in parts)
+        mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / total
+        spread = (torch.stack([(part.double() - mean).square().sum(0) for part in parts]).sum(0) / total).sqrt()
         # A channel without spread in normal data would otherwise turn rounding noise into distance.
         floor = 1e-3 * spread.mean() if float(spread.mean()) > 0 else 1.0
         spread = spread.clamp_min(floor)
-        parts, first = [], 0
+        units, first = [], 0
         for width, weight in self.blocks or ((1, len(mean) ** -0.5),) * len(mean):
             total_spread = spread[first : first + width].square().sum().sqrt()
-            parts.append((weight / total_spread).expand(width))
+            units.append((weight / total_spread).expand(width))
             first += width
         if first != len(mean):
             raise DataError(f"features have {len(mean)} channels, their blocks {first}; this is a fault of the feature extractor")
-        self.shift, self.scale = mean.float(), torch.cat(parts).float()
+        self.shift, self.scale = mean.float(), torch.cat(units).float()
 
     def span(self, sample: int) -> slice:
         """Return the rows of one sample as a slice."""
@@ -191,9 +204,12 @@ class Bank:
 
     def choose_coreset(self, samples: Sequence[int], fraction: float, start: int = 0) -> Tensor:
         """Return the coreset rows of the given samples: greedy k-centre, exact (design, part 4.3)."""
-        pool = torch.cat([torch.arange(self.span(i).start, self.span(i).stop) for i in samples])
-        count = max(1, int(fraction * len(pool)))
-        return pool[select_coreset(self.rows[pool].float(), count, start % len(pool))]
+        spans = [self.span(i) for i in samples]
+        pool = torch.cat([torch.arange(span.start, span.stop) for span in spans])
+        rows = torch.empty(len(pool), self.rows.shape[1])
+        for part, span in zip(rows.split([span.stop - span.start for span in spans]), spans, strict=True):
+            part.copy_(self.rows[span])  # each at once to float32: a copy of all in half precision would come on top
+        return pool[select_coreset(rows, max(1, int(fraction * len(pool))), start % len(pool))]
 
     def normalise(self, features: Tensor) -> Tensor:
         """Bring (P, C) query features to the bank's scale."""
@@ -256,6 +272,7 @@ class Bank:
             "ids": self.ids,
             "blocks": [list(block) for block in self.blocks],
             "budget": self.budget,
+            "work": list(self.work),
         }
 
     @classmethod
@@ -265,7 +282,9 @@ class Bank:
         Raises:
             ModelError: a tensor is missing or the parts do not fit together.
         """
-        bank = cls([(int(w), float(x)) for w, x in values["blocks"]], int(values["budget"]), len(values["ids"]))
+        channel, row = values.get("work", (0.0, 0.0))  # a model from before it was counted
+        blocks = [(int(width), float(weight)) for width, weight in values["blocks"]]
+        bank = cls(blocks, int(values["budget"]), len(values["ids"]), (float(channel), float(row)))
         for name in TENSORS:
             if name == "gaps" and prefix + name not in tensors:
                 continue  # a model from before they were kept; `measure_gaps` finds them again

@@ -168,6 +168,15 @@ class Detector(ABC):
         """
         raise ConfigError(f"{self.name} does not explain its scores; give a model of duet, or look at the maps without a model")
 
+    def describe_normals(self) -> dict[str, Tensor]:
+        """Return what held-out normal samples scored, by the names of `Prediction.parts`, each (n,); optional.
+
+        Raises:
+            ConfigError: the method keeps nothing of the kind.
+            ModelError: not fitted.
+        """
+        raise ConfigError(f"{self.name} keeps no scores of its normal samples to compare others with; give a model of duet")
+
     def graphs(self, size: tuple[int, int]) -> list[Graph]:
         """Return the networks that make the features of samples of (H, W) pixels, for `mm3dad export`; optional.
 

@@ -12,6 +12,7 @@ from mm3dad.features.branches import Patches, PointBranch, RGBBranch, patch_grid
 from mm3dad.features.cache import CachedBranch
 from mm3dad.fusion.rescore import judge_against_neighbors
 from mm3dad.memory import Bank
+from mm3dad.memory.budget import work_of_row
 from mm3dad.methods._detector import Progress
 from mm3dad.methods.explanation import Evidence
 from mm3dad.scoring.calibrate import Calibration, fold_indices
@@ -56,9 +57,9 @@ class Modality:
             self._branch = CachedBranch(made, c.feature_cache, settings) if c.feature_cache else made
         return self._branch
 
-    def open_bank(self, samples: int, share: int) -> None:
-        """Start an empty bank for `samples` samples within `share` bytes."""
-        self.bank = Bank(self.branch.blocks, share, samples)
+    def open_bank(self, samples: int, share: int, banks: int) -> None:
+        """Start an empty bank for `samples` samples within `share` bytes, one of `banks`."""
+        self.bank = Bank(self.branch.blocks, share, samples, work_of_row(self.config.neighbors, banks))
 
     def reopen(self, samples: int, keep: Sequence[int] | None) -> Modality:
         """Return a modality that knows the same samples (or those numbered in `keep`) and takes `samples` more; this one stays as it is."""
@@ -101,8 +102,9 @@ class Modality:
             allowed = sorted(set(range(len(bank.ids))) - set(fold))
             coreset = None if self.config.global_bank else bank.choose_coreset(allowed, self.config.coreset, self.config.seed)
             for i in fold:
-                matches[i] = self.match(bank.rows_of(i), bank.places_of(i), bank.descriptors[i], allowed, coreset)
-                bank.held[bank.span(i)] = matches[i][0].amin(1)
+                distances, rows = self.match(bank.rows_of(i), bank.places_of(i), bank.descriptors[i], allowed, coreset)
+                matches[i] = distances, rows.int()  # all of them lie in memory until the last is judged
+                bank.held[bank.span(i)] = distances.amin(1)
         bank.measure_gaps(folds)
         self.unit = self.map_unit = Calibration(0.0, 1.0)
         ordered = [matches[i] for i in range(len(bank.ids))]
@@ -120,6 +122,10 @@ class Modality:
         else:
             similar = torch.tensor(others)
         return judge_against_neighbors(score, self.image_scores[similar], float(self.image_scores.std(correction=0)))
+
+    def normal_scores(self) -> list[float]:
+        """Return the image scores of the held-out normal samples, each judged against the others."""
+        return [self.image_score(score, self.bank.descriptors[i], exclude=i) for i, score in enumerate(self.image_scores.tolist())]
 
     def gap(self, descriptor: Tensor) -> float:
         """Return how far a descriptor (C,) is from the most similar normal sample's."""

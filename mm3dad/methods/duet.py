@@ -20,6 +20,7 @@ from mm3dad.errors import ConfigError, DataError
 from mm3dad.features.branches import Patches, augment
 from mm3dad.fusion.crossmodal import enhance
 from mm3dad.fusion.late import combine
+from mm3dad.memory.budget import share_budget
 from mm3dad.methods._config import MODALITIES, check_modalities, check_ranges, check_window, option
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.methods._modality import Match, Modality
@@ -83,7 +84,7 @@ class Config:
     folds: int = option(5, "folds over normal samples for held-out scores")
     false_alarms: float = option(0.01, "rate of false alarms the threshold aims at")
     outside_rate: float = option(0.05, "rate of normal samples that may be called outside what the model was fitted on")
-    memory_budget: float = option(2.0, "GiB the banks may take; beyond it samples are thinned")
+    memory_budget: float = option(2.0, "GiB the process may take; where the banks would take more, samples are thinned")
     seed: int = option(0, "first pick of the coreset")
     feature_cache: str = option("", "folder in which features are kept between runs; empty keeps none")
     device: str = option("cpu", "torch device of the backbone")
@@ -121,8 +122,10 @@ class Duet(Detector):
         names = self.config.modalities or samples[0].modalities
         self._parts = {name: Modality(name, self.config) for name in MODALITIES if name in names}
         turns = [(q, m) for m in (False, True) for q in range(4)] if len(samples) == 1 else [(0, False)]
+        networks = sum(part.branch.parameter_bytes for part in self._parts.values())
+        share = share_budget(int(self.config.memory_budget * 2**30), networks, self.config.image_size, len(self._parts))
         for part in self._parts.values():
-            part.open_bank(len(samples) * len(turns), int(self.config.memory_budget * 2**30 / len(self._parts)))
+            part.open_bank(len(samples) * len(turns), share, len(self._parts))
         # A single sample is held out only from turned copies of itself, which vary less than parts do.
         self._calibrated = len(samples) > 1
         return self._learn(samples, turns, progress, validation)
@@ -237,12 +240,7 @@ class Duet(Detector):
                 scores[name].append(top_fraction_score(values[None], self.config.top))
         for name, part in self._parts.items():
             part.image_scores = torch.tensor(scores[name])
-        self._set_thresholds(
-            {
-                name: [part.image_score(scores[name][i], part.bank.descriptors[i], exclude=i) for i in range(count)]
-                for name, part in self._parts.items()
-            }
-        )
+        self._set_thresholds({name: part.normal_scores() for name, part in self._parts.items()})
 
     def _set_thresholds(self, scores: dict[str, list[float]]) -> None:
         """Choose a threshold for each modality alone and for all together, so that a missing one does not move the others."""
@@ -273,6 +271,14 @@ class Duet(Detector):
         return [
             self._predict_one(sample, found, *self._match(found)) for sample, found in zip(samples, self._describe(samples), strict=True)
         ]
+
+    def describe_normals(self) -> dict[str, Tensor]:
+        self._require_fit()
+        found = {}
+        for name, part in self._parts.items():
+            found[f"{name}_score"] = torch.tensor(part.normal_scores())
+            found[f"{name}_gap"] = part.bank.gaps
+        return found
 
     def graphs(self, size: tuple[int, int]) -> list[Graph]:
         self._require_fit()

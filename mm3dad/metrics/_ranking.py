@@ -21,14 +21,14 @@ class Ranking:
     metric can change its ordinate is the score of a positive, and those are few. Counts are exact, ties included.
 
     Attributes:
-        negatives: (n,) scores with label 0, ascending.
+        negatives: (n,) scores with label 0, ascending; an array, or what gives its length and the scores at an array of ranks.
         positives: (p,) scores with label 1, ascending.
         weights:   (p,) float64, share of each positive in the overlap axis (AUPRO); sums to 1.
         above:     (p,) number of negatives strictly above each positive.
         reached:   (p,) number of negatives at or above each positive.
     """
 
-    negatives: np.ndarray
+    negatives: Any
     positives: np.ndarray
     weights: np.ndarray
     above: np.ndarray
@@ -104,14 +104,22 @@ def check_maps(maps: ArrayLike, masks: ArrayLike) -> tuple[Sequence[np.ndarray],
             "maps and masks must both be (N, H, W) with the same N >= 1, or lists of (H, W), got "
             + " and ".join(str(v.shape) if isinstance(v, np.ndarray) else f"a list of {len(v)}" for v in stacked)
         )
-    values = [check_scores(value, f"map {i}") for i, value in enumerate(stacked[0])]
-    truth = [check_binary(value, f"mask {i}") for i, value in enumerate(stacked[1])]
-    for i, (value, mask) in enumerate(zip(values, truth, strict=True)):
-        if value.ndim != 2 or value.shape != mask.shape:
-            raise ShapeError(
-                f"map {i} must be (H, W) and its mask of the same size, got {value.shape} and {mask.shape}; resize the mask by nearest"
-            )
-    return values, truth
+    pairs = [check_pair(i, value, mask) for i, (value, mask) in enumerate(zip(*stacked, strict=True))]
+    return [value for value, _ in pairs], [mask for _, mask in pairs]
+
+
+def check_pair(number: int, value: ArrayLike, mask: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return one map and its mask as (H, W) arrays.
+
+    Raises:
+        ShapeError, DataError: as `check_maps`; the message gives the number.
+    """
+    scores, truth = check_scores(value, f"map {number}"), check_binary(mask, f"mask {number}")
+    if scores.ndim != 2 or scores.shape != truth.shape:
+        raise ShapeError(
+            f"map {number} must be (H, W) and its mask of the same size, got {scores.shape} and {truth.shape}; resize the mask by nearest"
+        )
+    return scores, truth
 
 
 def rank(negatives: np.ndarray, positives: np.ndarray, weights: np.ndarray | None = None, top: float = 1.0) -> Ranking:

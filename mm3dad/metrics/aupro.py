@@ -16,14 +16,14 @@ def rank_pixels(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray], top: fl
     Regions are 8-connected components, image by image, so every region counts the same whatever its size. Cost is one
     sort of the normal pixels, or of their highest `top` share; memory is a few arrays of one number per pixel.
     """
-    weights = np.concatenate([_pixel_weights(mask) for mask in masks])
+    weights = np.concatenate([weigh_pixels(mask) for mask in masks])
     regions = weights.sum()
     positives = np.concatenate([value[mask] for value, mask in zip(maps, masks, strict=True)])
     negatives = np.concatenate([value[~mask] if mask.any() else value.ravel() for value, mask in zip(maps, masks, strict=True)])
     return rank(negatives, positives, weights / regions if regions else weights, top)
 
 
-def _pixel_weights(mask: np.ndarray) -> np.ndarray:
+def weigh_pixels(mask: np.ndarray) -> np.ndarray:
     """1 / area of its region for each defect pixel of one mask, in row-major order."""
     from scipy.ndimage import label
 

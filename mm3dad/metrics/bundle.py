@@ -40,7 +40,11 @@ def pixel_metrics(maps: ArrayLike, masks: ArrayLike) -> dict[str, Any]:
     Raises:
         ShapeError, DataError: the input itself is wrong; missing defects are a note, no error.
     """
-    ranking = rank_pixels(*check_maps(maps, masks))
+    return measure_pixels(rank_pixels(*check_maps(maps, masks)))
+
+
+def measure_pixels(ranking: Ranking) -> dict[str, Any]:
+    """Return the metrics of `pixel_metrics` of pixels that are ranked already."""
     return _compute(
         ranking,
         {

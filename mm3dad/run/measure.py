@@ -16,7 +16,8 @@ import torch
 
 from mm3dad import files
 from mm3dad.errors import ConfigError, DataError, ModelError
-from mm3dad.metrics import bootstrap_auroc, image_metrics, pixel_metrics
+from mm3dad.metrics import bootstrap_auroc, image_metrics
+from mm3dad.metrics.streamed import pixel_metrics_streamed
 from mm3dad.run.maps import file_stem, make_maps
 from mm3dad.run.outcomes import Outcome, check_prediction, predict_each
 from mm3dad.run.progress import track
@@ -33,11 +34,36 @@ EVAL_SIZE = 224
 
 @dataclasses.dataclass
 class Scored:
-    """A scored test set: a row per sample, and its maps and ground truths at the evaluation size."""
+    """A scored test set: a row per sample, and its maps and ground truths at the evaluation size.
+
+    Attributes:
+        rows: what is known of each sample but its map.
+        masked: whether a sample has a ground truth.
+        kept: folder of the files that the rows name; thousands of maps need not lie in memory.
+        maps: map and mask of each sample, where there is no such folder.
+    """
 
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    maps: list[np.ndarray] = dataclasses.field(default_factory=list)
-    masks: list[np.ndarray | None] = dataclasses.field(default_factory=list)
+    masked: list[bool] = dataclasses.field(default_factory=list)
+    kept: Path | None = None
+    maps: list[tuple[np.ndarray, np.ndarray | None]] = dataclasses.field(default_factory=list)
+
+    def read(self, position: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return map and mask of the sample at a position.
+
+        Raises:
+            DataError: a kept map is missing or damaged.
+        """
+        if self.kept is None:
+            return self.maps[position]
+        row = self.rows[position]
+        try:
+            tensors = files.read_tensors(self.kept / row["file"])
+            return tensors["map"].numpy(), tensors["mask"].numpy() if "mask" in tensors else None
+        except (ModelError, KeyError, TypeError) as error:
+            raise DataError(
+                f"the kept map of {row.get('id')!r} in {self.kept} cannot be read ({error}); run again with --overwrite"
+            ) from error
 
 
 def parse_eval_size(value: int | str) -> int | str:
@@ -81,7 +107,7 @@ def score_samples(
     Raises:
         DataError: a sample cannot be read or scored, or has no label.
     """
-    scored = Scored()
+    scored = Scored(kept=keep)
     for outcome in track(_outcomes(detector, samples), title, len(samples)):
         if outcome.error is not None:
             raise outcome.error
@@ -96,8 +122,9 @@ def score_samples(
         file = f"maps/{file_stem(sample.meta.id)}.safetensors" if keep is not None else None
         if keep is not None and file is not None:
             files.write_tensors(keep / file, tensors)
-        scored.maps.append(tensors["map"].numpy())
-        scored.masks.append(tensors["mask"].numpy() if mask is not None else None)
+        else:
+            scored.maps.append((tensors["map"].numpy(), tensors["mask"].numpy() if mask is not None else None))
+        scored.masked.append(mask is not None)
         scored.rows.append(
             {
                 "id": sample.meta.id,
@@ -133,12 +160,12 @@ def measure(scored: Scored) -> dict[str, Any]:
     scores = np.array([row["score"] for row in scored.rows], dtype=np.float64)
     labels = np.array([row["label"] for row in scored.rows])
     image = image_metrics(scores, labels)
-    missing = [row["id"] for row, mask in zip(scored.rows, scored.masks, strict=True) if mask is None]
+    missing = [row["id"] for row, masked in zip(scored.rows, scored.masked, strict=True) if not masked]
     if missing:
         reason = f"{len(missing)} defective samples have no mask (first: {missing[0]})"
         pixel: dict[str, Any] = {**dict.fromkeys(PIXEL_METRICS), "notes": dict.fromkeys(PIXEL_METRICS, reason)}
     else:
-        pixel = pixel_metrics(scored.maps, scored.masks)
+        pixel = pixel_metrics_streamed(scored.read, len(scored.rows))
     times = [row["predict_ms"] for row in scored.rows]
     return {
         **{key: value for key, value in {**image, **pixel}.items() if key != "notes"},
@@ -162,14 +189,6 @@ def read_scored(folder: Path, rows: list[dict[str, Any]]) -> Scored:
     Raises:
         DataError: a kept map is missing or damaged.
     """
-    scored = Scored(rows)
-    for row in rows:
-        try:
-            tensors = files.read_tensors(folder / row["file"])
-            scored.maps.append(tensors["map"].numpy())
-        except (ModelError, KeyError, TypeError) as error:
-            raise DataError(
-                f"the kept map of {row.get('id')!r} in {folder} cannot be read ({error}); run again with --overwrite"
-            ) from error
-        scored.masks.append(tensors["mask"].numpy() if "mask" in tensors else None)
+    scored = Scored(rows, kept=folder)
+    scored.masked = [scored.read(position)[1] is not None for position in range(len(rows))]
     return scored

@@ -43,6 +43,7 @@ def describe_row(sample: Sample, prediction: Prediction, milliseconds: float) ->
         "is_outside": prediction.is_outside,
         "outside_p_value": prediction.outside_p_value,
         "pixel_threshold": prediction.pixel_threshold,
+        "parts": {name: float(value) for name, value in prediction.parts.items() if value.ndim == 0},
         "predict_ms": round(milliseconds, 3),
         "paths": absolute_paths(sample),
         "file": None,

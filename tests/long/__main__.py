@@ -1,8 +1,12 @@
-"""All long suites within a budget, and the page of what they found: `python -m tests.long --budget 120`, in minutes."""
+"""All long suites within a budget, and the page of what they found: `python -m tests.long --budget 120`, in minutes.
+
+Suites may also be run apart (`--suites fuzz`, `--suites kill,soak`): the page holds the last run of each that `--out` keeps.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import platform
 import subprocess
@@ -12,37 +16,45 @@ from typing import Any
 
 import mm3dad
 from mm3dad.errors import DataError
-from mm3dad.files import read_json, write_text
+from mm3dad.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARES = {"fuzz": 0.5, "kill": 0.3, "soak": 0.2}
 
 
-def _run(suite: str, minutes: float, out: Path) -> tuple[str, Any, int]:
-    """Run one suite in a process of its own; return its command, what it wrote (None if nothing) and its exit status."""
-    out.unlink(missing_ok=True)
+def run_suite(suite: str, minutes: float, out: Path) -> dict[str, Any]:
+    """Run one suite in a process of its own; return and keep its command, when, what it wrote (None if nothing) and its exit status."""
+    path = out / f"{suite}.json"
+    path.unlink(missing_ok=True)
     words = ["-m", f"tests.long.{suite}", "--minutes", f"{minutes:g}"]
-    status = subprocess.run([sys.executable, *words, "--out", str(out)], cwd=ROOT, check=False).returncode
-    try:
-        return f"python {' '.join(words)}", read_json(out), status
-    except DataError:
-        return f"python {' '.join(words)}", None, status
+    found: dict[str, Any] = {"command": f"python {' '.join(words)}", "date": str(datetime.date.today()), "rows": None}
+    found["status"] = subprocess.run([sys.executable, *words, "--out", str(path)], cwd=ROOT, check=False).returncode
+    with contextlib.suppress(DataError):
+        found["rows"] = read_json(path)
+    write_json(out / f"{suite}.run.json", found)
+    return found
+
+
+def read_runs(out: Path) -> dict[str, dict[str, Any]]:
+    """Return the last run of each suite that was kept, in the order of the page."""
+    return {suite: read_json(out / f"{suite}.run.json") for suite in SHARES if (out / f"{suite}.run.json").is_file()}
 
 
 def _faults(rows: list[dict[str, Any]]) -> list[str]:
     return [f"- {row.get('reader') or row.get('verb')}: {fault}" for row in rows for fault in row["faults"]]
 
 
-def page(found: dict[str, tuple[str, Any, int]], budget: float) -> str:
+def page(found: dict[str, dict[str, Any]]) -> str:
     """Return docs/reliability.md."""
     lines = [
         "# Reliability",
-        f"Made by `make test-long BUDGET={budget:g}` (minutes) on {datetime.date.today()}: mm3dad {mm3dad.__version__}, "
-        f"Python {platform.python_version()}, {platform.machine()}. "
+        f"Made by `make test-long` (`BUDGET=120` minutes by default; `python -m tests.long --suites fuzz` runs some): mm3dad "
+        f"{mm3dad.__version__}, Python {platform.python_version()}, {platform.machine()}. "
         "A suite whose time ran out did fewer inputs or kills than it was asked for; the tables give what it did.",
     ]
-    for suite, (command, rows, status) in found.items():
-        lines += ["", f"## {suite.capitalize()}", f"`{command}` ended with {status}."]
+    for suite, run in found.items():
+        rows = run["rows"]
+        lines += ["", f"## {suite.capitalize()}", f"`{run['command']}` on {run['date']} ended with {run['status']}."]
         if rows is None:
             lines.append("It wrote nothing.")
         elif suite == "fuzz":
@@ -72,10 +84,10 @@ def main() -> int:
     given = parser.parse_args()
     names = given.suites.split(",")
     total = sum(SHARES[name] for name in names)
-    found = {name: _run(name, given.budget * SHARES[name] / total, given.out / f"{name}.json") for name in names}
-    write_text(given.page, page(found, given.budget))
+    failed = [run_suite(name, given.budget * SHARES[name] / total, given.out)["status"] for name in names]
+    write_text(given.page, page(read_runs(given.out)))
     print(f"wrote {given.page}")
-    return int(any(status for _, _, status in found.values()))
+    return int(any(failed))
 
 
 if __name__ == "__main__":

@@ -221,9 +221,27 @@ def test_what_thinning_may_cost_the_coreset(share):
 
 def test_a_budget_below_one_row_names_the_least():
     bank, least = Bank(budget=100, samples=10), 10 * (10 + 16 + 20)
-    with pytest.raises(ConfigError, match=f"does not hold one row for each of 10 samples; raise it to at least {least} bytes"):
+    with pytest.raises(ConfigError, match=f"do not hold one row for each of 10 samples; raise it by {least - 100} bytes for each modality"):
         bank.add("0", make_features(0), make_place())
     assert Bank(budget=least, samples=10).rows_per_sample(36, WIDTH) == 1
+
+
+def test_the_work_on_a_row_counts():
+    row, least = 10 + 16 + 20, 5 * 4 + 100
+    assert Bank(budget=3 * (row + least), samples=3, work=(4.0, 100.0)).rows_per_sample(36, WIDTH) == 1
+    assert Bank(budget=3 * (20 + 7 * (row - 20 + least)), samples=3, work=(4.0, 100.0)).rows_per_sample(36, WIDTH) == 7
+    assert Bank(budget=2**31, samples=3, work=(4.0, 100.0)).rows_per_sample(36, WIDTH) == 36
+
+
+def test_samples_of_any_number_of_rows_and_more_of_them_than_were_announced():
+    bank, counts = Bank(samples=3), [5, 36, 1, 20, 7]
+    for number, count in enumerate(counts):
+        bank.add(str(number), make_features(number)[:count], make_place()[:count])
+    bank.finish(1.0)
+    assert bank.start.diff().tolist() == counts and len(bank.rows) == len(bank.place) == sum(counts)
+    for number, count in enumerate(counts):
+        torch.testing.assert_close(bank.rows_of(number), bank.normalise(make_features(number)[:count]), rtol=5e-3, atol=5e-3)
+        assert torch.equal(bank.places_of(number), make_place()[:count])
 
 
 def test_what_a_bank_refuses():
@@ -250,10 +268,12 @@ def test_what_a_bank_refuses():
 
 def test_state_round_trip():
     bank = build(blocks=((2, 1.0), (3, 0.5)))
+    bank.work = 2.0, 9.0
     bank.measure_gaps([[0, 1], [2, 3]])
     bank.held += torch.arange(len(bank.rows))
     again = Bank.from_state("rgb.", *bank.state("rgb."))
-    assert again.ids == bank.ids and again.blocks == bank.blocks and torch.equal(again.gaps, bank.gaps) and again.budget == bank.budget
+    assert again.ids == bank.ids and again.blocks == bank.blocks and torch.equal(again.gaps, bank.gaps)
+    assert (again.budget, again.work) == (bank.budget, bank.work)
     queries = make_features(50)
     assert torch.equal(again.normalise(queries), bank.normalise(queries))
     for call in (lambda b: b.match_samples(b.normalise(queries), [0, 3]), lambda b: b.match_coreset(b.normalise(queries), 3)):

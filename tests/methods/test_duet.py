@@ -13,6 +13,7 @@ import mm3dad
 from mm3dad import files
 from mm3dad.data import degrade
 from mm3dad.errors import ConfigError, DataError
+from mm3dad.memory.budget import LIBRARIES, SAMPLE
 from mm3dad.methods import _modality
 from mm3dad.metrics import auroc
 from mm3dad.types import Meta, Sample
@@ -213,12 +214,18 @@ def test_a_validation_sample_without_a_modality_is_named(normal):
 
 
 def test_a_tight_budget_thins_the_bank_and_still_finds_defects(both, normal, good):
-    budget = 0.4 * both.bank_bytes / 2**30
-    thinned = create(memory_budget=budget).fit(normal)
-    assert thinned.bank_bytes <= budget * 2**30 < both.bank_bytes
+    fixed = LIBRARIES + SAMPLE + both._parts["rgb"].branch.parameter_bytes
+    thinned = create(memory_budget=(fixed + both.bank_bytes) / 2**30).fit(normal)
+    for part in thinned._parts.values():
+        channel, row = part.bank.work
+        cost = sum(value.numel() * value.element_size() for value in part.state()[0].values())
+        assert cost + len(part.bank.rows) * (channel * part.bank.rows.shape[1] + row) <= both.bank_bytes / 2
+    assert thinned.bank_bytes < 0.5 * both.bank_bytes
     assert rank(thinned, good, make_samples(3, first=60, defect="both")) == 1
-    with pytest.raises(ConfigError, match=r"memory_budget of \d+ bytes does not hold one row for each of 5 samples; raise it"):
-        create(memory_budget=1e-6).fit(normal)
+    with pytest.raises(ConfigError, match=r"leaves a bank \d+ bytes, which do not hold one row for each of 5 samples; raise it by [\d,]+"):
+        create(memory_budget=(fixed + 100) / 2**30).fit(normal)
+    with pytest.raises(ConfigError, match=r"memory_budget of 0.5 GiB is less than libraries, network and one sample take, 0.8\d* GiB"):
+        create(memory_budget=0.5).fit(normal)
 
 
 def test_the_bytes_of_the_bank_are_told_before_it_is_full(normal):

@@ -40,7 +40,7 @@ def test_a_folder_is_scored_whole_and_kept(tree, model, tmp_path):
     dataset = {sample.meta.id: sample for sample in mm3dad.open_dataset("mvtec3d", tree, "nut", "test")}
     for row in result.rows:
         keys = {"id", "label", "defect", "score", "threshold", "is_anomaly", "calibrated", "p_value", "pixel_threshold", "predict_ms"}
-        assert set(row) == keys | {"paths", "file", "is_outside", "outside_p_value"}
+        assert set(row) == keys | {"paths", "file", "is_outside", "outside_p_value", "parts"}
         expected = detector.predict(dataset[row["id"]])
         assert (row["score"], row["threshold"], row["is_anomaly"]) == (expected.score, expected.threshold, expected.is_anomaly)
         tensors = files.read_tensors(tmp_path / "out" / row["file"])

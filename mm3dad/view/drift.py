@@ -1,0 +1,43 @@
+"""The drift report as a page: rates over time, and what parts and normal samples scored."""
+
+from __future__ import annotations
+
+import html
+import importlib.resources
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mm3dad import files
+from mm3dad.view.charts import draw_curve, draw_histogram
+
+
+def write_drift(result: Mapping[str, Any], values: Mapping[str, tuple[np.ndarray, np.ndarray]], words: list[str], path: str | Path) -> Path:
+    """Write what `run.drift.measure_drift` returned as a page that needs no other file.
+
+    Args:
+        result, values: as they were returned.
+        words: the report in sentences.
+        path: of the page.
+    """
+    style = (importlib.resources.files("mm3dad.view") / "assets" / "report.css").read_text(encoding="utf-8")
+    stretches = result["outside"]["stretches"]
+    rates = np.array([[(at + 0.5) / len(stretches), one["count"] / one["of"]] for at, one in enumerate(stretches)])
+    rates = np.concatenate([[[0, rates[0, 1]]], rates, [[1, rates[-1, 1]]]])
+    title = "parts called outside, over time"
+    charts = [f"<figure>{draw_curve(rates, 'share of the time', 'share outside')}<figcaption>{title}</figcaption></figure>"]
+    for name, (normals, parts) in values.items():
+        # As many of either, evenly over time: beside thousands of parts the bars of the normal samples would vanish.
+        some = parts[:: max(1, len(parts) // len(normals))]
+        chart = draw_histogram({"good": normals, "unknown": some})
+        charts.append(f"<figure>{chart}<figcaption>{html.escape(name)}: normal samples and parts</figcaption></figure>")
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in words)
+    page = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
+        f"<title>drift of {html.escape(str(result['model']))}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>Drift</h1>\n{lines}\n{''.join(charts)}\n</main>\n</body>\n</html>\n"
+    )
+    files.write_text(Path(path), page)
+    return Path(path)
