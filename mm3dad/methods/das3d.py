@@ -27,7 +27,6 @@ from mm3dad.synthesis import alter_image, alter_pair, draw_dropout, draw_texture
 from mm3dad.types import Prediction, Sample
 
 LOW, ROOM = 0.1, 0.8  # 3DSR: a part's relief fills 0.1 to 0.9, which leaves room for defects
-NEAR, GAIN = 1 / 12, 10.0  # window of a depth's surroundings, as a share of the picture, and what its difference from them is multiplied by
 POOL = 21 / 256  # DRAEM: side of the window whose mean is the score, as a share of the picture
 STEPS = 25  # of an epoch
 SINGLE = 1 / 3  # of the defects are of the image alone, of the depth alone, and of both
@@ -84,7 +83,7 @@ class Das3d(Detector):
                 {
                     "rgb": Reconstructor(3, c.width, c.levels),
                     "xyz": Reconstructor(1, c.width, c.levels),
-                    "discriminator": DualDiscriminator((9, 4), c.width, c.levels),
+                    "discriminator": DualDiscriminator((9, 3), c.width, c.levels),
                 }
             ).eval()
         # Channels last: a third less time for convolutions on a CPU.
@@ -165,18 +164,7 @@ class Das3d(Detector):
         image, surface = self._nets["rgb"](rgb), self._nets["xyz"](depth)
         # The difference beside the pair: what a short training would else spend most of its steps on.
         streams = [torch.cat([given, found, (given - found).abs()], dim=1) for given, found in ((rgb, image), (depth, surface))]
-        streams[1] = torch.cat([streams[1], self._stand_out(depth)], dim=1)
         return image, surface, self._nets["discriminator"](streams)
-
-    def _stand_out(self, depth: Tensor) -> Tensor:
-        """Return how far each pixel of depth (B, 1, H, W) lies behind its surroundings, enlarged.
-
-        A defect is a hundredth of a tall part's relief: less than what a reconstruction is off by, and in bfloat16 near 1 a few steps.
-        """
-        with torch.autocast(depth.device.type, enabled=False):
-            window = 2 * round(NEAR * self.config.side / 2) + 1
-            around = functional.avg_pool2d(depth, window, stride=1, padding=window // 2, count_include_pad=False)
-            return (GAIN * (depth - around)).clamp(-1, 1)
 
     def _loss(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         rgb, altered, depth, moved, mask = batch
