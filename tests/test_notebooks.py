@@ -54,7 +54,7 @@ def test_notebook_names_no_machine(path):
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("written to /tmp/x/a.png", True), ("'/home/me/data'", True), ("C:\\data", True), ("data/tmp/a", False), ("a ratio of 1/2", False)],
+    [("written to /tmp/x/a.png", True), ("'/mnt/me/data'", True), ("C:\\data", True), ("data/tmp/a", False), ("a ratio of 1/2", False)],
 )
 def test_paths_of_a_machine_are_told_from_others(text, named):
     assert bool(MACHINE.search(text)) == named
