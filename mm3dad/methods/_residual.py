@@ -1,80 +1,27 @@
-"""What resad sees of a sample, and how it learns: labelled samples of other products beside references drawn anew each time."""
+"""How resad learns: labelled samples of other products beside references drawn anew each time."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mm3dad.features.cache import Describes, keep_features
-from mm3dad.features.pixelmap import FPFH_BLOCKS, Cells, CellsOnGrid, PointCells, fit_scale
-from mm3dad.features.tokens import TokenExtractor, Tokens
 from mm3dad.methods._detector import Progress
 from mm3dad.nets.residual_flow import ResidualFlow
 from mm3dad.nets.training import Task, TrainingRun, TrainingSettings, train
 from mm3dad.scoring.residual import take_residual
-from mm3dad.types import Sample
 
-Grid = tuple[int, int]
 STEPS = 10  # in an epoch
 LOOKED_AT = 32  # auxiliary samples that say how large residuals are, and normal ones how likely a normal cell can be
 Batch = tuple[list[int], list[list[int]], bool]  # samples, references of each, whether flows see anomalous cells
-Levels = dict[str, list[Tensor]]  # modality -> levels (P, C), all of one square grid
-Scale = tuple[Tensor, Tensor]  # shift and factor (C,) of a level
-
-
-class LevelSource:
-    """The levels of both modalities on one square grid: the layers of the backbone, and the features of the cloud as one more.
-
-    Args:
-        config: resad's settings.
-    """
-
-    def __init__(self, config: Any) -> None:
-        self._config = config
-        self._images: Describes[Tokens] | None = None
-        self._clouds: dict[Grid, Describes[Cells]] = {}
-
-    @property
-    def images(self) -> Describes[Tokens]:
-        """The encoder of images, made when it is first needed."""
-        c = self._config
-        if self._images is None:
-            made = TokenExtractor(c.backbone, c.layers, c.weights, c.image_size, c.device, c.seed)
-            self._images = keep_features(made, Tokens, c.feature_cache, "tokens", c.backbone, c.layers, c.image_size, 1.0)
-        return self._images
-
-    def _points(self, grid: Grid) -> Describes[Cells]:
-        c = self._config
-        if grid not in self._clouds:
-            side = min(c.image_size, math.isqrt(c.max_points))
-            made = CellsOnGrid(PointCells("fpfh", "default", side), grid)
-            self._clouds[grid] = keep_features(made, Cells, c.feature_cache, "cells", "fpfh", side, grid)
-        return self._clouds[grid]
-
-    def describe(self, sample: Sample, wanted: Sequence[str]) -> tuple[Levels, Grid]:
-        """Return the levels of those wanted modalities that the sample has.
-
-        Raises:
-            DataError: a cloud without a grid or without a point.
-        """
-        levels: Levels = {}
-        grid = (max(1, self._config.image_size // 8),) * 2
-        if "rgb" in wanted and sample.rgb is not None:
-            tokens = self.images.describe([sample])[0]
-            levels["rgb"], grid = tokens.layers, tokens.grid
-        if "xyz" in wanted and sample.xyz is not None:
-            levels["xyz"] = [self._points(grid).describe([sample])[0].features]
-        return levels, grid
 
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """One labelled sample: its levels, which cells are normal and which are known (P,) bool, and its product."""
+    """One labelled sample: levels (P, C) of a square grid, which cells are normal and which are known (P,) bool, and its product."""
 
     levels: list[Tensor]
     is_normal: Tensor
@@ -82,14 +29,10 @@ class Auxiliary:
     category: str
     is_good: bool
 
-    def scale(self, scales: Sequence[Scale]) -> Auxiliary:
-        """Return the sample on a scale, in single precision."""
-        return replace(self, levels=scale_levels(self.levels, scales))
-
-
-def scale_levels(levels: Sequence[Tensor], scales: Sequence[Scale]) -> list[Tensor]:
-    """Return levels (P, C), shifted and scaled channel by channel, in single precision."""
-    return [(level.float() - shift) * factor for level, (shift, factor) in zip(levels, scales, strict=True)]
+    def scale(self, units: Sequence[float]) -> Auxiliary:
+        """Return the sample with its levels divided by their units, in single precision."""
+        levels = [level.float() / unit for level, unit in zip(self.levels, units, strict=True)]
+        return Auxiliary(levels, self.is_normal, self.is_known, self.category, self.is_good)
 
 
 def draw_references(known: Sequence[Auxiliary], number: int, draws: int, generator: torch.Generator) -> list[int]:
@@ -110,26 +53,13 @@ def leave_references(levels: Sequence[Tensor], references: Sequence[Tensor]) -> 
     return [take_residual(rows, others).T.reshape(1, -1, side, side) for rows, others in zip(levels, references, strict=True)]
 
 
-def find_scales(known: Sequence[Auxiliary], modalities: Sequence[str], draws: int, seed: int) -> list[Scale]:
-    """Return each level's scale: squared residuals are 1 on average; histograms and relief of a cloud are centred and balanced first.
-
-    A backbone's layers keep their origin, as published: cosines between them already tell patches apart.
-    """
-    widths = [level.shape[1] for level in known[0].levels]
-    scales = [(torch.zeros(width), torch.ones(width)) for width in widths]
-    if "xyz" in modalities:  # the last level
-        scales[-1] = fit_scale([one.levels[-1].float() for one in known if one.is_good], FPFH_BLOCKS)
-    units = _measure_units(known, scales, draws, seed)
-    return [(shift, factor / unit) for (shift, factor), unit in zip(scales, units, strict=True)]
-
-
-def _measure_units(known: Sequence[Auxiliary], scales: Sequence[Scale], draws: int, seed: int) -> list[float]:
-    """Return per level the size of residuals, the root of the mean of their squares."""
+def measure_units(known: Sequence[Auxiliary], draws: int, seed: int) -> list[float]:
+    """Return per level what to divide features by, so that squared residuals are 1 on average."""
     generator = torch.Generator().manual_seed(seed)
     found = []
     for number in torch.linspace(0, len(known) - 1, min(len(known), LOOKED_AT)).long().tolist():
         references = join_cells([known[i] for i in draw_references(known, number, draws, generator)])
-        levels = (scale_levels(part, scales) for part in (known[number].levels, references))
+        levels = ([rows.float() for rows in part] for part in (known[number].levels, references))
         found.append([float(residual.mean()) for residual in leave_references(*levels)])
     return [max(sum(level) / len(level), 1e-12) ** 0.5 for level in zip(*found, strict=True)]
 

@@ -2,10 +2,9 @@
 
 G2SF, "Geometry-Guided Score Fusion" (ICCV 2025, arXiv 2503.10091; trained sheet, part 2). Two banks of normal patches, and a small network
 that turns the two distances to a pair of bank rows into one. Differs from its code: a training sample is never compared with its own rows,
-which replaces the published turning and shifting of it; both banks are centred and their layers brought to one spread; the score is the
-maximum of the smoothed map, not of the cells; the consistency loss is a mean over patches, not over all pairs of them (`reference=True`
-restores the last three). Weights: embedded Apache-2.0; the paper's DINO ViT-B/8 Apache-2.0, Point-MAE not stated by its authors; those
-of the network are learned from the training samples.
+which replaces the published turning and shifting of it; both banks are scaled by their own mean and spread; the consistency loss is a mean
+over patches, not over all pairs of them (`reference=True` restores the last two). Weights: embedded Apache-2.0; the paper's DINO ViT-B/8
+Apache-2.0, Point-MAE not stated by its authors; those of the network are learned from the training samples.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ from torch import Tensor
 
 from mm3dad.errors import ConfigError, DataError
 from mm3dad.features.branches import Patches
-from mm3dad.features.cache import CachedFeatures
-from mm3dad.features.patchmaps import ImagePatches, Join
-from mm3dad.features.pixelmap import fit_scale
+from mm3dad.features.patchmaps import Join
 from mm3dad.features.rgb import stack_layers
 from mm3dad.fusion.metric import encode_direction, fuse_distances, pick_rank
 from mm3dad.memory.coreset import projection_size
@@ -117,24 +114,12 @@ class G2SF(RetrievalDetector):
         return banks
 
     def _normalise(self, name: str, bank: FlatBank) -> None:
-        """Centre the channels and bring each layer to one spread; as published, one number of the image alone does both."""
-        if not self.config.reference:
-            shift, factor = fit_scale([bank.rows.float()], [(width, 1.0) for width in self._block_widths(name, bank)])
-            # One number for a cloud, by which `_hold_points` knows a cell without a point; distances do not see it.
-            bank.rescale(shift if name == "rgb" else shift.mean().expand_as(shift).clone(), factor)
-        elif name == "rgb":
-            mean, deviation = bank_statistics(name, bank.rows)
-            width = bank.rows.shape[1]
-            bank.rescale(torch.full((width,), mean), torch.full((width,), 1 / deviation))
-
-    def _block_widths(self, name: str, bank: FlatBank) -> Sequence[int]:
-        """Return the channels of each layer of the backbone; a cloud has one block."""
-        if name == "xyz":
-            return (bank.rows.shape[1],)
-        made = self._extractor(name)
-        source = made.source if isinstance(made, CachedFeatures) else made
-        assert isinstance(source, ImagePatches)
-        return source.extractor.widths
+        """Subtract one number from a bank and divide by another; as published, of the image alone."""
+        if self.config.reference and name == "xyz":
+            return
+        mean, deviation = bank_statistics(name, bank.rows)
+        width = bank.rows.shape[1]
+        bank.rescale(torch.full((width,), mean), torch.full((width,), 1 / deviation))
 
     def _measure_units(self, full: Banks) -> Tensor:
         """Return the mean distance of normal patches to the nearest row of other samples, per modality."""
@@ -223,9 +208,7 @@ class G2SF(RetrievalDetector):
         fused = pick_rank(fuse_distances(plain, scales, shares))
         values = {"fused": fused, "rgb": plain[:, 0, 0], "xyz": plain[:, 0, 1]}
         maps = {name: self._heat(value.view(grids["xyz"]), canvas) for name, value in values.items()}
-        # Single cells of a good part stand out as high as a defect; a defect is wider. As published, cells count.
-        judged = values if self.config.reference else maps
-        return {name: float(value.max()) for name, value in judged.items()}, maps
+        return {name: float(value.max()) for name, value in values.items()}, maps
 
     def _combine(self, scores: dict[str, float], maps: dict[str, Tensor]) -> tuple[float, Tensor]:
         return scores["fused"], maps["fused"]

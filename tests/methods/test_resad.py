@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
 import mm3dad
 from mm3dad.errors import ConfigError, DataError
-from mm3dad.methods._residual import draw_references, join_cells, leave_references
 from tests.methods.parts import make_sample, make_samples
 
 
@@ -59,7 +57,7 @@ def test_training_data_it_refuses():
         ([bad], "no normal one"),
         ([*make_samples(2, category="disc"), replace(bad, mask=None)], "has no mask"),
         ([*make_samples(2, category="disc"), replace(bad, mask=bad.mask & False)], "has an empty mask"),
-        ([*auxiliary()[:5], make_sample(9, modalities=("rgb",)), make_sample(9, modalities=("xyz",))], "a modality that all of them have"),
+        (make_samples(2, category="disc", modalities=("xyz",)), "has no rgb"),
     ):
         with pytest.raises(DataError, match=text):
             create().fit(samples)
@@ -71,32 +69,3 @@ def test_options_out_of_range():
             create(**{name: value})
     with pytest.raises(ConfigError, match="multiple of 4 channels, got 6"):
         create(position=6).fit(auxiliary(1))
-    with pytest.raises(ConfigError, match="modalities"):
-        create(modalities=("depth",))
-
-
-def test_a_cloud_is_one_more_level(fitted):
-    image = create(modalities=("rgb",)).fit(auxiliary() + make_samples(2))
-    cloud = create().fit(
-        make_samples(3, category="disc", modalities=("xyz",))
-        + make_samples(3, first=20, category="disc", defect="both", modalities=("xyz",))
-        + make_samples(2, modalities=("xyz",))
-    )
-    assert [len(one._references["plate"]) for one in (cloud, image, fitted)] == [1, len(image._tops), len(image._tops) + 1]
-    sample = make_sample(60, "both")
-    parts = [set(one.predict(sample).parts) for one in (cloud, image, fitted)]
-    assert parts == [{"xyz_map"}, {"rgb_map"}, {"rgb_map", "xyz_map"}]
-    found = fitted.predict(sample)
-    assert torch.allclose(found.map, found.parts["rgb_map"] + found.parts["xyz_map"], atol=1e-5)
-    with pytest.raises(DataError, match="has no xyz, which this resad model uses; complete it, or fit with modalities=rgb"):
-        fitted.predict(make_sample(60, "both", modalities=("rgb",)))
-
-
-def test_levels_of_both_modalities_have_residuals_of_one_size(fitted):
-    read = [replace(one, levels=fitted._join(levels)) for levels, one in map(fitted._read, auxiliary())]
-    scaled = [one.scale(fitted._scales) for one in read]
-    generator = torch.Generator().manual_seed(0)
-    drawn = [leave_references(one.levels, join_cells([scaled[i] for i in draw_references(scaled, n, 4, generator)]))
-             for n, one in enumerate(scaled)]  # fmt: skip
-    for level in zip(*drawn, strict=True):
-        assert 0.5 < float(torch.stack(level).mean()) < 2
