@@ -146,6 +146,10 @@ def measure(method: str, root: str | Path, category: str, families: Sequence[str
         kept["rows"][name] = rows
         files.write_json(path, kept)
 
+    if kept.get("normals") != (normals := len(splits["validation"])):
+        kept["normals"] = normals  # the threshold comes from them, and so does what it can promise
+        files.write_json(path, kept)
+
     wanted = [(name, level) for name in families for level in FAMILIES[name].levels if f"{name} {level:g}" not in kept["rows"]]
     if not wanted and "clean" in kept["rows"]:
         return

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import robustness
 from benchmarks.robustness import FAMILIES, contaminate, hold_back, measure
-from benchmarks.robustness_page import write_robustness
+from benchmarks.robustness_page import judge_promise, write_robustness
 from mm3dad import files
 from mm3dad.data.synthetic import write_dataset
 from mm3dad.errors import DataError, ModelError
@@ -76,9 +76,25 @@ def test_the_page_says_what_was_measured(tmp_path):
     files.write_json(tmp_path / "out/duet/cookie.json", {"identity": {"method": "duet", "category": "cookie"}, "rows": rows})
     write_robustness(tmp_path / "out", tmp_path / "robustness.md", TITLES)
     page = (tmp_path / "robustness.md").read_text()
-    assert "| clean | duet | 1.000 | - | 0 of 2 | 0 of 2 | 0 of 2 | none |" in page
-    assert "| 20 % | duet | 0.750 | -0.250 | 1 of 2 | 0 of 2 | 1 of 2 | none |" in page
-    assert "| 60 % | duet | - | - | - | - | - | 4 of 4 |" in page
+    assert "| clean | duet | 1.000 | - | 0 of 2 | 0 of 2 | 0 of 2 | - | none |" in page
+    assert "| 20 % | duet | 0.750 | -0.250 | 1 of 2 | 0 of 2 | 1 of 2 | - | none |" in page
+    assert "| 60 % | duet | - | - | - | - | - | - | 4 of 4 |" in page
     assert "Mean over cookie." in page and "## A sensor dies" not in page
     picture = (tmp_path / "images/robustness.svg").read_text()
     assert picture.startswith("<svg") and "missing points" in picture and json.dumps("duet")[1:-1] in picture
+
+
+def test_false_alarms_are_kept_flagged_or_neither():
+    content = {"identity": {"config": {"false_alarms": 0.01, "outside_rate": 0.05}}, "normals": 8}
+
+    def judge(alarms, outside, **changed):
+        rows = [{"error": None, "label": 0, "is_anomaly": i < alarms, "is_outside": None if outside is None else i < outside} for i in range(20)]
+        rows.append({"error": None, "label": 1, "is_anomaly": True, "is_outside": True})
+        return judge_promise(rows, {**content, **changed})
+
+    # 8 validation parts promise up to 1 - 0.025 ** (1 / 8) = 0.37; 12 of 20 alarms have an interval from 0.36, 13 from 0.41.
+    assert judge(0, 0) == judge(12, 0) == "kept" and judge(13, 0) == judge(13, 3) == judge(13, None) == "neither"
+    assert judge(13, 4) == "flagged" and judge(12, 20) == "kept"
+    assert judge(20, 20, normals=None) is None and judge(20, 20, identity={}) is None
+    assert judge(6, 0, normals=400) == "neither"
+    assert judge_promise([{"error": "no cloud", "label": 0}], content) is None
