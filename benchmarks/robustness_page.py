@@ -31,9 +31,10 @@ degraded in memory (`mm3dad/data/degrade.py`), good and defective alike. Seeded,
 NOTES = """
 - *Called outside*: the out-of-distribution flag, `Prediction.is_outside`. Methods without one show `-`. Where good parts are called
   defective because the sensor drifts, the flag is what tells; the column *and not called outside* counts those it missed.
-- *False alarms: kept / flagged / neither* counts categories. Kept: the false alarms agree with what the threshold, chosen on so few validation
-  parts, can promise (the 95 % interval of their share reaches into the 95 % interval of the calibrated rate; with 8 parts that goes up to 37 %).
-  Flagged: they do not, and more good parts are called outside than calibrated, again by the interval. Neither: nothing warns.
+- *False alarms: kept / flagged / neither* counts categories. Kept: the false alarms agree with what the threshold, chosen on so few
+  validation parts, can promise (the 95 % interval of their share reaches into the 95 % interval of the calibrated rate; with 8 parts that
+  goes up to 37 %). Flagged: they do not, and more good parts are called outside than calibrated, again by the interval. Neither: nothing
+  warns.
 - The change is that of the mean image AUROC against the same parts undegraded. A part that a method refuses (it says why, in one line) is
   left out of the AUROC and counted in the last column.
 - To reach, by `duet` over all categories: the three faults together cost at most 0.03 image AUROC, 10 % of defects among the training parts

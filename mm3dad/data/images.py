@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +22,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its complaint
 FORMATS = ("PNG", "JPEG", "BMP")  # by content: PIL would hand a PostScript file of any name to another program
 MAX_BYTES = 1 << 31
 MAX_PIXELS = 100_000_000  # a small compressed file can claim any size; no area camera comes near this one
+MAX_PAGES = 64  # of a TIFF: one image, at most a page for each of some channels
 
 
 class Header(NamedTuple):
@@ -93,6 +94,9 @@ def _read_any_header(path: Path) -> Header:
             import tifffile
 
             with tifffile.TiffFile(path) as tiff:
+                with suppress(IndexError):  # a damaged chain of pages may never end
+                    tiff.pages[MAX_PAGES]
+                    raise DataError(f"{path} has more than {MAX_PAGES} pages, expected one image; save one image a file")
                 series = tiff.series[0]
                 check_pixels(path, int(np.prod(series.shape, dtype=np.int64)) // (3 if len(series.shape) == 3 else 1))
                 last = max((page.dataoffsets[-1] + page.databytecounts[-1] for page in series.pages if page), default=0)

@@ -40,8 +40,9 @@ def prepare_synthetic(
 
     if isinstance(workers, str):
         raise ConfigError(f"prepare synthetic makes its data on this machine, got workers={workers!r}; give a number of processes")
-    # Only a folder that holds a data set of ours is swept; whose the others are, `write_dataset` looks at.
-    swept = ("**",) if (Path(out) / MANIFEST).is_file() else ()
+    # Only a folder that holds a data set of ours, or the first breath of one, is swept; whose the others are, `write_dataset` looks at.
+    begun = any(Path(out).glob(f".{MANIFEST}.*.part"))
+    swept = ("**",) if (Path(out) / MANIFEST).is_file() else ("",) if begun else ()
     with held(out, *swept), track_stages("prepare synthetic") as progress:
 
         def report(done: int, total: int) -> None:

@@ -88,7 +88,8 @@ def test_false_alarms_are_kept_flagged_or_neither():
     content = {"identity": {"config": {"false_alarms": 0.01, "outside_rate": 0.05}}, "normals": 8}
 
     def judge(alarms, outside, **changed):
-        rows = [{"error": None, "label": 0, "is_anomaly": i < alarms, "is_outside": None if outside is None else i < outside} for i in range(20)]
+        told = [None if outside is None else i < outside for i in range(20)]
+        rows = [{"error": None, "label": 0, "is_anomaly": i < alarms, "is_outside": told[i]} for i in range(20)]
         rows.append({"error": None, "label": 1, "is_anomaly": True, "is_outside": True})
         return judge_promise(rows, {**content, **changed})
 

@@ -147,3 +147,14 @@ def test_a_damaged_tiff_gives_one_error_and_no_line_of_the_library(tmp_path, cap
     with pytest.raises(DataError, match=r"a\.tiff is not a readable"):
         images.read_header(tmp_path / "a.tiff")
     assert capfd.readouterr().err == ""
+
+
+def test_a_tiff_of_endless_pages_is_refused(tmp_path):
+    """A chain of pages that a damaged file makes of its own bytes was followed for minutes."""
+    for number, pages in (("few", 3), ("many", images.MAX_PAGES + 1)):
+        with tifffile.TiffWriter(tmp_path / f"{number}.tiff") as writer:
+            for _ in range(pages):
+                writer.write(np.ones((4, 5), np.float32), contiguous=False)
+    assert images.read_header(tmp_path / "few.tiff").size == (4, 5)
+    with pytest.raises(DataError, match=r"many\.tiff has more than 64 pages, expected one image"):
+        images.read_header(tmp_path / "many.tiff")

@@ -63,6 +63,11 @@ def test_a_mutated_file_is_read_or_refused(name, folder, number):
     assert all(path.name == "unpacked" or path.stem == "input" for path in folder.iterdir())  # "../../x" would land here
 
 
+@pytest.mark.parametrize("number", [566, 2733, 4963])
+def test_tiffs_that_once_hung_are_refused(folder, number):
+    feed(READERS["tiff"], folder, mutate(READERS["tiff"].seeds, number))
+
+
 @pytest.mark.parametrize("name", READERS)
 @settings(max_examples=25)
 @given(data=st.binary(max_size=300))

@@ -10,7 +10,8 @@ import pytest
 
 from mm3dad.errors import StorageError
 from mm3dad.run._lock import held
-from tests.long.kill import kill_often, make_verbs
+from mm3dad.run.prepare import prepare_synthetic
+from tests.long.kill import CATEGORIES, COUNTS, kill_often, make_verbs
 
 OTHER = "import sys, time; from mm3dad.run._lock import held\nwith held(sys.argv[1]): print('in', flush=True); time.sleep(60)"
 
@@ -52,3 +53,11 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot write"), held(tmp_path / "file" / "out"):
         pass
+
+
+def test_synthesize_killed_before_its_manifest_leaves_nothing_behind(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".manifest.json.1234_abc.part").touch()
+    prepare_synthetic(out, CATEGORIES[:1], size=64, counts=COUNTS, workers=1)
+    assert not list(out.rglob("*.part"))
