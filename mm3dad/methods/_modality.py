@@ -15,6 +15,7 @@ from mm3dad.memory import Bank
 from mm3dad.memory.budget import work_of_row
 from mm3dad.methods._detector import Progress
 from mm3dad.methods.explanation import Evidence
+from mm3dad.ops.processor import return_memory
 from mm3dad.scoring.calibrate import Calibration, fold_indices
 from mm3dad.scoring.heldout import judge_rows, lift
 
@@ -105,6 +106,7 @@ class Modality:
                 distances, rows = self.match(bank.rows_of(i), bank.places_of(i), bank.descriptors[i], allowed, coreset)
                 matches[i] = distances, rows.int()  # all of them lie in memory until the last is judged
                 bank.held[bank.span(i)] = distances.amin(1)
+            return_memory()
         bank.measure_gaps(folds)
         self.unit = self.map_unit = Calibration(0.0, 1.0)
         ordered = [matches[i] for i in range(len(bank.ids))]

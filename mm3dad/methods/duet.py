@@ -27,6 +27,7 @@ from mm3dad.methods._modality import Match, Modality
 from mm3dad.methods.explanation import Explanation
 from mm3dad.nets.graph import Graph
 from mm3dad.ops import nearest_neighbors
+from mm3dad.ops.processor import return_memory
 from mm3dad.scoring.calibrate import fold_indices, threshold_for_rate
 from mm3dad.scoring.maps import smooth_map, top_fraction_score
 from mm3dad.scoring.outside import judge_outside
@@ -34,6 +35,7 @@ from mm3dad.types import Prediction, Sample
 
 Found = dict[str, tuple[Tensor, Patches]]
 
+RETURNED = 32  # samples between two returns of freed memory to the system
 RANGES = (
     ("image_size", 32, 4096),
     ("max_points", 128, 10**7),
@@ -223,6 +225,8 @@ class Duet(Detector):
                 for part in self._parts.values():
                     patches = part.branch.describe([turned])[0]
                     part.bank.add(turned.meta.id, patches.features, patches.place)
+            if number % RETURNED == 0:
+                return_memory()
             stage = f"features (banks of {sum(part.bank.planned_bytes for part in self._parts.values()) / 2**20:.1f} MiB)"
         start = int(torch.randint(2**31, (), generator=torch.Generator().manual_seed(self.config.seed)))
         for part in self._parts.values():
