@@ -79,12 +79,17 @@ def draw_panels(panels: Sequence[tuple[str, Sequence[str], Mapping[str, Sequence
             body += [_line(x0, y, x0 + width, y, FAINT), _text(x0 - 4, y + 4, f"{tick:g}", "end")]
         spots = [x0 + width * place / max(len(words) - 1, 1) for place in range(len(words))]
         body += [_text(x, y0 + height + 14, word, "middle") for x, word in zip(spots, words, strict=True)]
+        names = []
         for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
             known = [(x, y0 + height * (1 - max(value, 0.5)) * 2) for x, value in zip(spots, curve, strict=True) if value is not None]
             if known:
                 path = " ".join(f"{x:.1f},{y:.1f}" for x, y in known)
                 body.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-                body.append(_text(known[-1][0] + 4, known[-1][1] + 4, name, "start", colour))
+                names.append((known[-1][1] + 4, known[-1][0] + 4, name, colour))
+        lowest = 0.0
+        for y, x, name, colour in sorted(names):
+            lowest = max(y, lowest + 12)  # curves that end together would print one name over the other
+            body.append(_text(x, lowest, name, "start", colour))
     rows = -(-len(panels) // columns)
     return _frame(
         left + across * min(columns, max(len(panels), 1)), top + down * max(rows, 1), body, "image AUROC over the strength of faults"
