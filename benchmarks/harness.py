@@ -6,7 +6,6 @@ raises `UnavailableError` where data or packages are missing. `quick` asks for i
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import pkgutil
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mm3dad.ops.processor import return_memory
 
 Run = Callable[[], Any]
 SHORTEST = 0.02  # seconds a sample lasts at least: shorter calls are repeated and their mean is taken
@@ -96,7 +97,7 @@ class _Side:
         begin = time.perf_counter()
         self.result = self.run()
         self.first = time.perf_counter() - begin
-        self.peak = None if before is None else max(0, _status("VmHWM") - before)
+        self.peak = None if before is None else max(0, read_status("VmHWM") - before)
 
     def sample(self) -> None:
         inner = max(1, round(SHORTEST / max(self.first, 1e-7)))
@@ -190,7 +191,8 @@ def fit_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     return float(np.polyfit(np.log(np.asarray(sizes, float)), np.log(np.asarray(seconds, float)), 1)[0])
 
 
-def _status(key: str) -> int:
+def read_status(key: str) -> int:
+    """Return bytes from the kernel's account of this process, such as VmRSS; 0 where it has no such line."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key):
             return 1024 * int(line.split()[1])
@@ -201,8 +203,8 @@ def _reset_peak() -> int | None:
     """Give freed memory back, start the peak anew and return what is resident; None where the system cannot."""
     gc.collect()
     try:
-        ctypes.CDLL(None).malloc_trim(0)
+        return_memory()
         Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
-    except (OSError, AttributeError):
+        return read_status("VmRSS")
+    except OSError:
         return None

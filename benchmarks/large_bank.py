@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,18 +25,15 @@ import torch
 from torch import Tensor
 
 import mm3dad
+from benchmarks.harness import read_status
 from benchmarks.rows._tire import WIDTH, tire_folder, tire_patches
 from mm3dad.files import read_json, write_json
 from mm3dad.memory.compressed import CompressedRows, Layout, build
 from mm3dad.metrics import auroc
+from mm3dad.run.measure import peak_memory
 
 BLOCK = 1 << 16  # rows of a block
 QUERIES = 1000  # patches that recall is measured on
-
-
-def resident() -> int:
-    """Return the bytes of this process that are resident."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def make_synthetic(count: int, seed: int) -> Iterator[Tensor]:
@@ -73,7 +69,7 @@ def build_stage(source: str, count: int, folder: Path, cells: int | None) -> dic
     """Build the bank; the time of `build` holds the making of synthetic rows, which stream in."""
     layout = Layout.for_rows(count, WIDTH)
     layout = dataclasses.replace(layout, cells=cells or layout.cells)
-    before = resident()
+    before = read_status("VmRSS")
     begin = time.perf_counter()
     if source == "tire":
         rows = torch.cat(list(make_tire(count)))
@@ -100,7 +96,7 @@ def search_stage(source: str, folder: Path) -> dict[str, Any]:
         queries = torch.cat(images)[:: max(1, sum(map(len, images)) // QUERIES)][:QUERIES]
     else:
         queries = next(make_synthetic(QUERIES, seed=3))
-    before = resident()
+    before = read_status("VmRSS")
     bank = CompressedRows(folder)
     begin = time.perf_counter()
     bank.nearest(queries, 3)
@@ -110,7 +106,7 @@ def search_stage(source: str, folder: Path) -> dict[str, Any]:
     found = {
         "first_search_ms": first / len(queries) * 1e3,
         "search_ms": (time.perf_counter() - begin) / len(queries) * 1e3,
-        "resident_growth": resident() - before,
+        "resident_growth": read_status("VmRSS") - before,
         "recall_at_1": bank.measure_recall(queries),
     }
     if source == "tire":
@@ -149,7 +145,7 @@ def main() -> None:
             stage = build_stage(given.source, given.rows, given.folder, given.cells)
         else:
             stage = search_stage(given.source, given.folder)
-        found = {**stage, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "threads": torch.get_num_threads()}
+        found = {**stage, "peak": peak_memory(), "threads": torch.get_num_threads()}
     if given.json:
         write_json(given.json, found)
     if given.stage is None:

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 import mm3dad
+from mm3dad import files
 from mm3dad.features.branches import Patches, PointBranch, RGBBranch
 from mm3dad.run.evaluate import evaluate
 from mm3dad.run.fit import fit_detector
@@ -124,7 +125,7 @@ def main() -> None:
     parser.add_argument("--coreset", type=float, default=0.05)
     parser.add_argument("--json", type=Path, help="keeps the rows; those of other calls that it holds stay")
     given = parser.parse_args()
-    rows: list[dict[str, Any]] = json.loads(given.json.read_text())["rows"] if given.json and given.json.exists() else []
+    rows: list[dict[str, Any]] = files.read_json(given.json)["rows"] if given.json and given.json.exists() else []
     for verb in given.verbs.split(","):
         for images in map(int, given.images.split(",")):
             generated = FEW if images > given.real and verb != "prepare" else None
@@ -134,7 +135,7 @@ def main() -> None:
             rows.append(row)
             print(json.dumps(row), flush=True)
             if given.json:
-                given.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+                files.write_json(given.json, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +14,7 @@ import mm3dad
 from benchmarks.plots import draw_panels
 from mm3dad import files
 from mm3dad.metrics import auroc
+from mm3dad.scoring.calibrate import place_for_rate
 from mm3dad.scoring.promise import order_statistic_interval, proportion_interval
 
 Titles = Mapping[str, tuple[str, Sequence[float], Sequence[str]]]
@@ -70,7 +70,7 @@ def judge_promise(rows: Sequence[Mapping[str, Any]], content: Mapping[str, Any])
     good = [row for row in rows if row["error"] is None and row["label"] == 0 and row["is_anomaly"] is not None]
     if not good or not content.get("normals") or "false_alarms" not in config:
         return None
-    place = min(content["normals"], max(1, math.ceil((content["normals"] + 1) * (1 - config["false_alarms"]) - 1e-9)))
+    place = place_for_rate(content["normals"], config["false_alarms"])
     highest = order_statistic_interval(place, content["normals"])[1]
     if proportion_interval(sum(row["is_anomaly"] for row in good), len(good))[0] <= highest:
         return "kept"

@@ -10,7 +10,6 @@ the start of `mm3dad view --serve` until an open Chromium, without a graphics ca
 from __future__ import annotations
 
 import argparse
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from mm3dad import files
 from mm3dad.run.fit import fit_detector
 from mm3dad.view import view_path
 from mm3dad.view.live import open_session
-from tests.view.chromium import Chromium
+from tests.view.chromium import Chromium, free_port
 from tests.view.parts import make_sample, write_sample
 
 CATEGORY, SAMPLE = "cookie", "test/bump/001"
@@ -46,13 +45,6 @@ def draw_page(browser: Chromium, root: Path, model: Path, out: Path) -> None:
             browser.wait("document.body && document.body.dataset.state")
             time.sleep(1)
             keep(browser.screenshot(), out / name)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def draw_browser_view(browser: Chromium, root: Path, model: Path, out: Path) -> None:

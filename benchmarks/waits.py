@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from mm3dad.run.fit import fit_detector
 from mm3dad.view import write_report
 from mm3dad.view.live import open_session
 from mm3dad.view.why import draw_why
+from tests.view.chromium import free_port
 from tests.view.parts import make_sample, write_sample
 
 CATEGORY = "cookie"
@@ -83,10 +83,7 @@ def measure_viewer(folder: Path, size: int, repeats: int) -> dict[str, Any]:
     model = folder / "plate"
     fit_detector("duet", "folder", folder / "data", model, categories=["plate"])
     sample = str(folder / "data/plate/test/dent/xyz/000.tiff")
-    with socket.socket() as probe:  # any free port
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    serve, page = ["view", sample, "--serve", "--port", port], ["view", sample, "--html", str(folder / "a.html")]
+    serve, page = ["view", sample, "--serve", "--port", str(free_port())], ["view", sample, "--html", str(folder / "a.html")]
     found = {
         "first frame, browser": [clock_command(serve, "open http") for _ in range(repeats)],
         "first frame, browser, with a model": [clock_command([*serve, "--model", str(model)], "open http") for _ in range(repeats)],

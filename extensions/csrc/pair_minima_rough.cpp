@@ -142,10 +142,7 @@ MM3DAD_UNITS int64_t reduce_pair(const Sample& one, const Sample& other, int64_t
   std::fill(backward, backward + patches, far);
   constexpr int64_t AHEAD = 4;
   for (int64_t i = 0; i < left; ++i) {
-    if (i + AHEAD < left) {
-      const char* place = reinterpret_cast<const char*>(other.features + work.candidates[i + AHEAD].column * width);
-      for (int64_t byte = 0; byte < std::min<int64_t>(sizeof(float) * width, FETCHED); byte += 64) __builtin_prefetch(place + byte);
-    }
+    if (i + AHEAD < left) fetch(other.features + work.candidates[i + AHEAD].column * width, width);
     const Candidate& it = work.candidates[i];
     const int64_t column = it.column;
     measure_row(one.features + it.row * width, other.features, width, &column, 1, forward[it.row], backward);

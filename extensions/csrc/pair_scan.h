@@ -66,7 +66,14 @@ inline __attribute__((always_inline)) T square_distance(const T* a, const T* b, 
   return sum;
 }
 
-// Write down the columns of one row that have to be measured, and fetch them: they lie anywhere; returns how many there are.
+// Ask for a row that will be measured soon: it lies anywhere.
+template <typename T>
+inline __attribute__((always_inline)) void fetch(const T* row, int64_t channels) {
+  const char* place = reinterpret_cast<const char*>(row);
+  for (int64_t byte = 0; byte < std::min<int64_t>(sizeof(T) * channels, FETCHED); byte += 64) __builtin_prefetch(place + byte);
+}
+
+// Write down the columns of one row that have to be measured, and fetch them (0 channels: nothing yet); returns how many there are.
 template <typename T>
 inline __attribute__((always_inline)) int64_t find_row(const T* row, int64_t width, const T* theirs, int64_t channels, T square,
                                                        const T* squares, T limit, const T* limits, int64_t* columns) {
@@ -76,8 +83,7 @@ inline __attribute__((always_inline)) int64_t find_row(const T* row, int64_t wid
     if (least_room(row + first, squares + first, square, limit, limits + first, last - first) > 0) continue;
     for (int64_t q = first; q < last; ++q) {
       if (row[q] + squares[q] > limit && row[q] + square > limits[q]) continue;
-      const char* place = reinterpret_cast<const char*>(theirs + q * channels);
-      for (int64_t byte = 0; byte < std::min<int64_t>(sizeof(T) * channels, FETCHED); byte += 64) __builtin_prefetch(place + byte);
+      fetch(theirs + q * channels, channels);
       columns[count++] = q;
     }
   }

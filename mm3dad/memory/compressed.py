@@ -19,13 +19,12 @@ from torch import Tensor
 
 from mm3dad import files
 from mm3dad.errors import ConfigError, DataError, MissingPackageError, ModelError
-from mm3dad.memory.search import merge_nearest, nearest_rows
+from mm3dad.memory.search import RANKED, merge_nearest, nearest_rows, rank_proposals
 
 FORMAT = 1
 ROWS, INDEX, META = "rows.f16", "index.faiss", "bank.json"
 TRAIN_PER_CELL = 64  # training rows of a coarse cell; faiss asks for 39 at least
 READ_ROWS = 1 << 16
-RANKED = 256  # queries whose candidates are in memory at a time
 
 
 def _faiss() -> Any:
@@ -184,9 +183,8 @@ class CompressedRows:
         """Return the k nearest of each query's candidates (P, n) by the full rows, each of which is read once."""
         wanted, place = candidates.clamp_min(0).unique(return_inverse=True)
         rows = torch.from_numpy(self.rows[wanted.numpy()]).float()
-        exact = (queries[:, None] - rows[place]).square_().sum(2).sqrt_().masked_fill_(candidates < 0, torch.inf)
-        distances, order = exact.sort(dim=1, stable=True)
-        return distances[:, :k], candidates.gather(1, order)[:, :k]
+        distances, index = rank_proposals(queries, rows, place.masked_fill_(candidates < 0, -1), k)
+        return distances, wanted[index]
 
     def nearest_exact(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Find the k nearest of all rows by reading them once: what `nearest` is measured against."""

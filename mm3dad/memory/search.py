@@ -11,6 +11,7 @@ from mm3dad.errors import MissingPackageError
 from mm3dad.ops import nearest_neighbors
 
 ROW_BLOCK = 8192
+RANKED = 256  # queries whose proposed rows are in memory at a time
 
 
 def nearest_in_sample(queries: Tensor, rows: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -74,10 +75,27 @@ def nearest_rows(queries: Tensor, rows: Tensor, k: int, backend: str = "torch") 
     index.add((rows - center).contiguous().cpu().numpy())
     spare = min(len(rows), k + 16)
     _, found = index.search((queries - center).contiguous().cpu().numpy(), spare)
-    candidates = torch.from_numpy(found).to(queries.device).sort(1).values
-    exact = torch.stack([(queries - rows[column]).square().sum(1).sqrt() for column in candidates.unbind(1)], dim=1)
-    distances, order = exact.sort(dim=1, stable=True)
-    return distances[:, :k].contiguous(), candidates.gather(1, order)[:, :k].contiguous()
+    return rank_proposals(queries, rows, torch.from_numpy(found).to(queries.device).sort(1).values, k)
+
+
+def rank_proposals(queries: Tensor, rows: Tensor, proposals: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Choose the k nearest of the rows that an index proposes to each query, by the distances themselves.
+
+    Args:
+        queries: (P, C) float32.
+        rows: (M, C) float32.
+        proposals: (P, n) int64, ascending, so that of equal distances the lowest row comes first; -1 stands for none.
+        k: 1 to n.
+    Returns:
+        distances (P, k) float32 ascending, infinite where nothing was proposed, indices (P, k) int64.
+    """
+    parts = []
+    for some, place in zip(queries.split(RANKED), proposals.split(RANKED), strict=True):
+        exact = (some[:, None] - rows[place]).square_().sum(2).sqrt_().masked_fill_(place < 0, torch.inf)
+        distances, order = exact.sort(dim=1, stable=True)
+        parts.append((distances[:, :k], place.gather(1, order)[:, :k]))
+    distances, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+    return distances, indices
 
 
 def merge_nearest(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:

@@ -102,9 +102,13 @@ def threshold_for_rate(scores: Tensor, rate: float) -> float:
     check_values("scores", scores, "(n,)")
     if not 0 < rate < 1:
         raise ConfigError(f"rate must be a false-alarm rate between 0 and 1, got {rate}; 0.01 is one alarm in 100 good parts")
+    return float(scores.sort().values[place_for_rate(len(scores), rate) - 1])
+
+
+def place_for_rate(count: int, rate: float) -> int:
+    """Return which of `count` scores, smallest first and from 1, `threshold_for_rate` takes."""
     # The small number undoes binary rounding: (99 + 1) * (1 - 0.01) must count as 99, not as a little more.
-    place = math.ceil((len(scores) + 1) * (1 - rate) - 1e-9)
-    return float(scores.sort().values[min(max(place, 1), len(scores)) - 1])
+    return min(max(math.ceil((count + 1) * (1 - rate) - 1e-9), 1), count)
 
 
 def threshold_f1(scores: Tensor, labels: Tensor) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from mm3dad.errors import ModelError
-from mm3dad.scoring.calibrate import threshold_f1, threshold_for_rate
+from mm3dad.scoring.calibrate import place_for_rate, threshold_f1, threshold_for_rate
 from mm3dad.scoring.promise import (
     Interval,
     area_threshold,
@@ -117,7 +117,7 @@ def choose_by_rate(scores: Tensor, rate: float, modalities: tuple[str, ...] = ()
     count = len(scores)
     require_normals(count, rate)
     threshold = threshold_for_rate(scores, rate)
-    place = math.ceil((count + 1) * (1 - rate) - 1e-9)  # as threshold_for_rate takes it
+    place = place_for_rate(count, rate)
     return OperatingPoint(
         rule="false alarms",
         threshold=threshold,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from mm3dad import files
 from mm3dad.view.charts import draw_curve, draw_histogram
+from mm3dad.view.frame import draw_page
 
 
 def write_drift(result: Mapping[str, Any], values: Mapping[str, tuple[np.ndarray, np.ndarray]], words: list[str], path: str | Path) -> Path:
@@ -22,7 +22,6 @@ def write_drift(result: Mapping[str, Any], values: Mapping[str, tuple[np.ndarray
         words: the report in sentences.
         path: of the page.
     """
-    style = (importlib.resources.files("mm3dad.view") / "assets" / "report.css").read_text(encoding="utf-8")
     stretches = result["outside"]["stretches"]
     rates = np.array([[(at + 0.5) / len(stretches), one["count"] / one["of"]] for at, one in enumerate(stretches)])
     rates = np.concatenate([[[0, rates[0, 1]]], rates, [[1, rates[-1, 1]]]])
@@ -34,10 +33,5 @@ def write_drift(result: Mapping[str, Any], values: Mapping[str, tuple[np.ndarray
         chart = draw_histogram({"good": normals, "unknown": some})
         charts.append(f"<figure>{chart}<figcaption>{html.escape(name)}: normal samples and parts</figcaption></figure>")
     lines = "".join(f"<p>{html.escape(line)}</p>" for line in words)
-    page = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
-        f"<title>drift of {html.escape(str(result['model']))}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>Drift</h1>\n{lines}\n{''.join(charts)}\n</main>\n</body>\n</html>\n"
-    )
-    files.write_text(Path(path), page)
-    return Path(path)
+    page = draw_page(f"drift of {result['model']}", f"<h1>Drift</h1>\n{lines}\n{''.join(charts)}")
+    return files.write_text(Path(path), page)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from mm3dad.errors import DataError
 from mm3dad.metrics import pro_curve
 from mm3dad.view.charts import draw_curve, draw_histogram, pr_points, roc_points
 from mm3dad.view.colors import heat_table
+from mm3dad.view.frame import draw_page
 from mm3dad.view.gallery import Gallery
 from mm3dad.view.outputs import Output, Row, Run, read_maps, read_output
 from mm3dad.view.tables import RATES, draw_defects, draw_facts, draw_metrics, draw_table, draw_weights, number, text
@@ -51,15 +51,9 @@ def render_report(output: Output) -> str:
     if not shown:
         body.append("<p class='quiet'>No scored samples were kept in this folder.</p>")
     body.append(_section("Where these numbers come from", _provenance(output)))
-    style = (importlib.resources.files("mm3dad.view") / "assets" / "report.css").read_text(encoding="utf-8")
     colors = [*heat_table()[::32].tolist(), heat_table()[-1].tolist()]
     stops = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in colors)
-    return (
-        "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        f"<title>{text(title)}</title>\n<style>\n{style}.heat {{ background: linear-gradient(to right, {stops}); }}\n</style>\n</head>\n"
-        f"<body>\n<main>\n{chr(10).join(part for part in body if part)}\n</main>\n</body>\n</html>\n"
-    )
+    return draw_page(title, "\n".join(part for part in body if part), f".heat {{ background: linear-gradient(to right, {stops}); }}\n")
 
 
 def _title(output: Output) -> str:

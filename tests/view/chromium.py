@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -32,6 +33,13 @@ FLAGS = (
     "--remote-debugging-port=0",
 )
 PATIENCE = 90.0  # seconds: the machine that runs this may be busy
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def differ(first: np.ndarray, second: np.ndarray) -> float:

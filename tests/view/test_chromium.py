@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import socket
 import time
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from mm3dad.types import Sample
 from mm3dad.view import view_path, write_cloud_page
 from mm3dad.view.live import open_session
-from tests.view.chromium import PATIENCE, differ
+from tests.view.chromium import PATIENCE, differ, free_port
 from tests.view.parts import make_map, make_sample
 
 
@@ -131,12 +130,9 @@ def view(plates):
     pytest.importorskip("viser", reason="no viser; pip install 'mm3dad[view]'")
     from mm3dad.view.browser import BrowserView
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     root, model = plates
     session = open_session(root / "test", sample_id="test/both/070", model=model, compare=model)
-    running = BrowserView(session, port=port)
+    running = BrowserView(session, port=free_port())
     yield running
     running.stop()
 
