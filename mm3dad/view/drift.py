@@ -31,7 +31,7 @@ def write_drift(result: Mapping[str, Any], values: Mapping[str, tuple[np.ndarray
         # As many of either, evenly over time: beside thousands of parts the bars of the normal samples would vanish.
         some = parts[:: max(1, len(parts) // len(normals))]
         chart = draw_histogram({"good": normals, "unknown": some})
-        charts.append(f"<figure>{chart}<figcaption>{html.escape(name)}: normal samples and parts</figcaption></figure>")
+        charts.append(f"<figure>{chart}<figcaption>{html.escape(name)}: normal samples in blue, parts in grey</figcaption></figure>")
     lines = "".join(f"<p>{html.escape(line)}</p>" for line in words)
-    page = draw_page(f"drift of {result['model']}", f"<h1>Drift</h1>\n{lines}\n{''.join(charts)}")
+    page = draw_page(f"drift of {result['model']}", f"<h1>Drift</h1>\n{lines}\n<div class='charts'>{''.join(charts)}</div>")
     return files.write_text(Path(path), page)
