@@ -9,10 +9,18 @@ namespace fit_normals_ {
 
 MM3DAD_CLONES void fit(const double* points, const int64_t* table, int64_t count, int64_t first, int64_t last, const double* viewpoint,
                        double* normals) {
-  for (int64_t i = first; i < last; ++i) {
-    double spread[6];
-    measure_spread(points, points + 1, points + 2, 3, table + i * count, count, spread);
-    find_normal(spread, points + 3 * i, viewpoint, normals + 3 * i);
+  for (int64_t i = first; i < last; i += kSideBySide) {
+    double spread[6][kSideBySide] = {{0}}, place[3][kSideBySide] = {{0}}, normal[3][kSideBySide];
+    const int64_t lanes = std::min<int64_t>(kSideBySide, last - i);
+    for (int64_t l = 0; l < lanes; ++l) {
+      double own[6];
+      measure_spread(points, points + 1, points + 2, 3, table + (i + l) * count, count, own);
+      for (int a = 0; a < 6; ++a) spread[a][l] = own[a];
+      for (int a = 0; a < 3; ++a) place[a][l] = points[3 * (i + l) + a];
+    }
+    find_normals(spread, place, viewpoint, normal);
+    for (int64_t l = 0; l < lanes; ++l)
+      for (int a = 0; a < 3; ++a) normals[3 * (i + l) + a] = normal[a][l];
   }
 }
 

@@ -35,34 +35,65 @@ struct Cloud {
 struct Visit {
   Cloud& cloud;
   int64_t first;
-  bool wants_normals;
+  double* spread;  // of each point's neighbourhood; none where normals are given
 
   inline __attribute__((always_inline)) void operator()(int64_t i, Candidates& found) const {
     fill_buckets(found);
     split_at(found, 1);
     split_at(found, cloud.used + 1);
-    if (wants_normals) split_at(found, cloud.fitted);
+    if (spread) split_at(found, cloud.fitted);
     split_at(found, found.wanted);
     const Found* sorted = found.sorted.data();
     int32_t* near = found.bucket.data();  // no longer needed, and large enough
     for (int64_t j = 0; j < found.wanted; ++j) near[j] = cloud.position[sorted[j].index];
     std::copy(near + 1, near + 1 + cloud.used, cloud.table.data() + (first + i) * cloud.used);
-    if (!wants_normals) return;
-    const double *x = cloud.place(0), *y = cloud.place(1), *z = cloud.place(2);
-    double spread[6], axis[3];
-    measure_spread(x, y, z, 1, near, cloud.fitted, spread);
-    const double here[3] = {x[first + i], y[first + i], z[first + i]}, origin[3] = {0, 0, 0};
-    find_normal(spread, here, origin, axis);
-    for (int a = 0; a < 3; ++a) cloud.normal[a][first + i] = axis[a];
+    if (spread) measure_spread(cloud.place(0), cloud.place(1), cloud.place(2), 1, near, cloud.fitted, spread + 6 * i);
   }
 };
 
-MM3DAD_CLONES void find_neighbors(Cloud& cloud, const double* points, int64_t first, int64_t count, bool wants_normals) {
-  const int64_t k = std::max(cloud.used + 1, wants_normals ? cloud.fitted : 1);
-  search_along(cloud.leaves, cloud.total, points, &cloud.leaves.index[first], count, k, Visit{cloud, first, wants_normals});
+// Normals of some points from their spreads, turned towards the origin.
+inline __attribute__((always_inline)) void set_normals(Cloud& cloud, const double* spread, int64_t first, int64_t count) {
+  constexpr double origin[3] = {0, 0, 0};
+  for (int64_t i = 0; i < count; i += kSideBySide) {
+    double columns[6][kSideBySide] = {{0}}, place[3][kSideBySide] = {{0}}, normal[3][kSideBySide];
+    const int64_t lanes = std::min<int64_t>(kSideBySide, count - i);
+    for (int64_t l = 0; l < lanes; ++l) {
+      for (int a = 0; a < 6; ++a) columns[a][l] = spread[6 * (i + l) + a];
+      for (int a = 0; a < 3; ++a) place[a][l] = cloud.place(a)[first + i + l];
+    }
+    find_normals(columns, place, origin, normal);
+    for (int64_t l = 0; l < lanes; ++l)
+      for (int a = 0; a < 3; ++a) cloud.normal[a][first + i + l] = normal[a][l];
+  }
 }
 
+MM3DAD_CLONES void find_neighbors(Cloud& cloud, const double* points, int64_t first, int64_t count, bool wants_normals) {
+  const int64_t k = std::max(cloud.used + 1, wants_normals ? cloud.fitted : 1);
+  std::vector<double> spread(wants_normals ? 6 * count : 0);
+  double* room = wants_normals ? spread.data() : nullptr;
+  search_along(cloud.leaves, cloud.total, points, &cloud.leaves.index[first], count, k, Visit{cloud, first, room});
+  if (wants_normals) set_normals(cloud, room, first, count);
+}
+
+// Edges of the bins on one side of the middle one: squared cosines and sines of the first angle's, squares of the two ratios.
+constexpr int kEdges = kBins / 2;
+struct Edges {
+  double cosine[kEdges], sine[kEdges], share[kEdges];
+
+  Edges() {
+    for (int e = 0; e < kEdges; ++e) {
+      const double ratio = (2 * e + 1.0) / kBins, angle = 3.14159265358979323846 * ratio;
+      cosine[e] = std::cos(angle) * std::cos(angle);
+      sine[e] = std::sin(angle) * std::sin(angle);
+      share[e] = ratio * ratio;
+    }
+  }
+};
+
 // Bins of the three angles between a point and its neighbours, `scratch` of 3 * used numbers; counts them in two rows of `histogram`.
+//
+// An angle lies beyond an edge of its bins where a ratio of lengths does, and ratios are compared as squares: no root, no quotient, no arc
+// tangent. The edges lie evenly about the middle bin, so that a bin is the number of edges passed, to the side of the sign.
 inline __attribute__((always_inline)) void count_angles(const Cloud& cloud, int64_t i, int32_t* scratch, int32_t* histogram) {
   const int64_t used = cloud.used;
   const int32_t* near = cloud.table.data() + i * used;
@@ -71,43 +102,37 @@ inline __attribute__((always_inline)) void count_angles(const Cloud& cloud, int6
   const double ox = px[i], oy = py[i], oz = pz[i], a = nx[i], b = ny[i], c = nz[i];
   const double own = a * a + b * b + c * c;
   int32_t *theta = scratch, *alpha = scratch + used, *phi = scratch + 2 * used;
-  // Edges of the bins of the first angle are half-planes: no arc tangent is needed to tell the sides.
-  constexpr double unit = 3.14159265358979323846 / kBins;
-  const double cosine[5] = {std::cos(unit), std::cos(3 * unit), std::cos(5 * unit), std::cos(7 * unit), std::cos(9 * unit)};
-  const double sine[5] = {std::sin(unit), std::sin(3 * unit), std::sin(5 * unit), std::sin(7 * unit), std::sin(9 * unit)};
+  const Edges edges;
 #pragma omp simd
   for (int64_t j = 0; j < used; ++j) {
     const int32_t at = near[j];
-    double x = px[at] - ox, y = py[at] - oy, z = pz[at] - oz;
+    const double x = px[at] - ox, y = py[at] - oy, z = pz[at] - oz;
     const double p = nx[at], q = ny[at], r = nz[at];
-    const double length = std::sqrt(x * x + y * y + z * z);
-    const double scale = 1 / (length > kTiny ? length : kTiny);
-    x *= scale;
-    y *= scale;
-    z *= scale;
-    const double cosine_point = x * a + y * b + z * c, cosine_other = x * p + y * q + z * r;
+    const double length = x * x + y * y + z * z;
+    // The line between the two is left at its length; only what counts as equal needs it, and there a few digits are enough.
+    const double equal = kEqual * std::sqrt(static_cast<float>(length));
+    const double along_point = x * a + y * b + z * c, along_other = x * p + y * q + z * r;
     const double u = y * c - z * b, v = z * a - x * c, w = x * b - y * a;
     const double uo = y * r - z * q, vo = z * p - x * r, wo = x * q - y * p;
-    const bool swapped = std::fabs(cosine_point) < std::fabs(cosine_other) - kEqual;
-    const double squared = swapped ? uo * uo + vo * vo + wo * wo : u * u + v * v + w * w;
-    const double inverse = 1 / std::sqrt(squared > kTiny ? squared : kTiny);
+    const bool swapped = std::fabs(along_point) < std::fabs(along_other) - equal;
+    const double frame = swapped ? uo * uo + vo * vo + wo * wo : u * u + v * v + w * w;
     const double aligned = a * p + b * q + c * r;
-    const double along = (swapped ? cosine_other * aligned - cosine_point * (p * p + q * q + r * r) : cosine_other * own - cosine_point * aligned) * inverse;
-    const double height = std::fabs(along);
-    int32_t sector = 0;
-    for (int e = 0; e < 5; ++e) sector += height * cosine[e] - aligned * sine[e] > 0;
-    const double turn = (u * p + v * q + w * r) * inverse, lean = swapped ? -cosine_other : cosine_point;
-    double second = (turn + 1) * (kBins / 2.0), third = (lean + 1) * (kBins / 2.0);
-    second = second > 0 ? second : 0;
-    third = third > 0 ? third : 0;
-    second = second < kBins - 1 ? second : kBins - 1;
-    third = third < kBins - 1 ? third : kBins - 1;
+    const double height = swapped ? along_other * aligned - along_point * (p * p + q * q + r * r) : along_other * own - along_point * aligned;
+    const double turn = u * p + v * q + w * r, lean = swapped ? -along_other : along_point;
+    const double high = height * height, level = aligned * aligned * frame, turned = turn * turn, leaned = lean * lean;
     // Where no frame exists (same place, normal along the line) all three angles count as zero.
-    const bool defined = (length > 0) & (squared > 0);
-    const int32_t middle = kBins / 2;
-    theta[j] = defined ? (std::copysign(1.0, along) < 0 ? middle - sector : middle + sector) : middle;
-    alpha[j] = defined ? static_cast<int32_t>(second) : middle;
-    phi[j] = defined ? static_cast<int32_t>(third) : middle;
+    const bool defined = (length > 0) & (frame > 0);
+    double sectors = 0, turns = 0, leans = 0;
+    for (int e = 0; e < 3; ++e) sectors += (aligned <= 0) | (high * edges.cosine[e] > level * edges.sine[e]) ? 1.0 : 0.0;
+    for (int e = 3; e < kEdges; ++e) sectors += (aligned < 0) & (high * edges.cosine[e] < level * edges.sine[e]) ? 1.0 : 0.0;
+    for (int e = 0; e < kEdges; ++e) {
+      turns += turned > frame * edges.share[e] ? 1.0 : 0.0;
+      leans += leaned > length * edges.share[e] ? 1.0 : 0.0;
+    }
+    constexpr double middle = kBins / 2;
+    theta[j] = static_cast<int32_t>(defined ? middle + std::copysign(sectors, height) : middle);
+    alpha[j] = static_cast<int32_t>(defined ? middle + std::copysign(turns, turn) : middle);
+    phi[j] = static_cast<int32_t>(defined ? middle + std::copysign(leans, lean) : middle);
   }
   // Smooth surfaces fill one bin again and again; two histograms in turn do not wait for each other.
   int64_t j = 0;

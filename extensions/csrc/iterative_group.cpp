@@ -33,12 +33,16 @@ struct Room {
 };
 
 inline __attribute__((always_inline)) double measure_curvature(const double* points, const int64_t* near, int64_t count) {
-  double spread[6], value[3], vector[3][3];
-  measure_spread(points, points + 1, points + 2, 3, near, count, spread);
+  double spread[6][1], value[3][1], vector[3][3][1];
+  measure_spread(points, points + 1, points + 2, 3, near, count, spread[0]);
   find_axes(spread, value, vector);
-  double total = 0;
-  for (double& one : value) total += one = std::max(one, 0.0);
-  return total > 0 ? *std::min_element(value, value + 3) / total : 0.0;
+  double total = 0, least = kFar;
+  for (auto& one : value) {
+    one[0] = std::max(one[0], 0.0);
+    total += one[0];
+    least = std::min(least, one[0]);
+  }
+  return total > 0 ? least / total : 0.0;
 }
 
 // Lowers `nearest` (squared) by the links from new members; members themselves stay infinite.

@@ -7,6 +7,8 @@
 
 namespace mm3dad {
 
+constexpr int kSideBySide = 8;  // planes fitted at a time
+
 // The sum of the outer products of the offsets from their mean: xx, yy, zz, xy, xz, yz. Coordinates lie `stride` apart.
 template <typename Row>
 inline __attribute__((always_inline)) void measure_spread(const double* x, const double* y, const double* z, int64_t stride, const Row* rows,
@@ -42,58 +44,87 @@ inline __attribute__((always_inline)) void measure_spread(const double* x, const
   spread[5] = yz;
 }
 
-// Eigenvalues (any order) and eigenvectors (columns) of a symmetric 3 x 3 matrix, by Jacobi's rotations: accurate where two or three are equal.
-inline __attribute__((always_inline)) void find_axes(const double* spread, double* value, double (*vector)[3]) {
-  double most = 0;
-  for (int i = 0; i < 6; ++i) most = std::max(most, std::fabs(spread[i]));
-  const double unit = most > 0 ? most : 1;
-  double m[3][3] = {{spread[0] / unit, spread[3] / unit, spread[4] / unit},
-                    {spread[3] / unit, spread[1] / unit, spread[5] / unit},
-                    {spread[4] / unit, spread[5] / unit, spread[2] / unit}};
-  for (int i = 0; i < 3; ++i)
-    for (int j = 0; j < 3; ++j) vector[i][j] = i == j;
-  for (int sweep = 0; sweep < 12; ++sweep) {
-    if (m[0][1] * m[0][1] + m[0][2] * m[0][2] + m[1][2] * m[1][2] < 1e-32) break;
-    for (int turn = 0; turn < 3; ++turn) {
-      const int p = turn == 2 ? 1 : 0, q = turn == 0 ? 1 : 2, r = 3 - p - q;
-      if (m[p][q] == 0) continue;
-      const double half = (m[q][q] - m[p][p]) / (2 * m[p][q]);
-      const double tangent = (half < 0 ? -1 : 1) / (std::fabs(half) + std::sqrt(half * half + 1));
-      const double cosine = 1 / std::sqrt(tangent * tangent + 1), sine = tangent * cosine;
-      m[p][p] -= tangent * m[p][q];
-      m[q][q] += tangent * m[p][q];
-      m[p][q] = m[q][p] = 0;
-      const double a = m[p][r], b = m[q][r];
-      m[p][r] = m[r][p] = cosine * a - sine * b;
-      m[q][r] = m[r][q] = sine * a + cosine * b;
-      for (int i = 0; i < 3; ++i) {
-        const double u = vector[i][p], v = vector[i][q];
-        vector[i][p] = cosine * u - sine * v;
-        vector[i][q] = sine * u + cosine * v;
-      }
+// One rotation of Jacobi's in the plane of p and q, in all lanes; nothing changes where the entry is 0 or the lane is done.
+template <int p, int q, int lanes>
+inline __attribute__((always_inline)) void rotate(double (&m)[3][3][lanes], double (&vector)[3][3][lanes], const double (&waits)[lanes]) {
+  constexpr int r = 3 - p - q;
+#pragma omp simd
+  for (int l = 0; l < lanes; ++l) {
+    const double entry = m[p][q][l];
+    const bool turns = (entry != 0) & (waits[l] != 0);
+    const double half = (m[q][q][l] - m[p][p][l]) / (2 * (turns ? entry : 1));
+    const double most = (half < 0 ? -1 : 1) / (std::fabs(half) + std::sqrt(half * half + 1));
+    const double tangent = turns ? most : 0;
+    const double cosine = 1 / std::sqrt(tangent * tangent + 1), sine = tangent * cosine;
+    m[p][p][l] -= tangent * entry;
+    m[q][q][l] += tangent * entry;
+    m[p][q][l] = m[q][p][l] = turns ? 0 : entry;
+    const double a = m[p][r][l], b = m[q][r][l];
+    m[p][r][l] = m[r][p][l] = cosine * a - sine * b;
+    m[q][r][l] = m[r][q][l] = sine * a + cosine * b;
+    for (int i = 0; i < 3; ++i) {
+      const double u = vector[i][p][l], v = vector[i][q][l];
+      vector[i][p][l] = cosine * u - sine * v;
+      vector[i][q][l] = sine * u + cosine * v;
     }
   }
-  for (int i = 0; i < 3; ++i) value[i] = m[i][i] * unit;
+}
+
+// Eigenvalues (any order) and eigenvectors (columns) of symmetric 3 x 3 matrices side by side, by Jacobi's rotations: accurate where two or
+// three are equal. Each lane is what it would be alone.
+template <int lanes>
+inline __attribute__((always_inline)) void find_axes(const double (&spread)[6][lanes], double (&value)[3][lanes],
+                                                     double (&vector)[3][3][lanes]) {
+  constexpr int place[3][3] = {{0, 3, 4}, {3, 1, 5}, {4, 5, 2}};
+  double m[3][3][lanes], unit[lanes], waits[lanes];
+  for (int l = 0; l < lanes; ++l) {
+    double most = 0;
+    for (int i = 0; i < 6; ++i) most = std::max(most, std::fabs(spread[i][l]));
+    unit[l] = most > 0 ? most : 1;
+  }
+  for (int i = 0; i < 3; ++i)
+    for (int j = 0; j < 3; ++j)
+#pragma omp simd
+      for (int l = 0; l < lanes; ++l) {
+        m[i][j][l] = spread[place[i][j]][l] / unit[l];
+        vector[i][j][l] = i == j;
+      }
+  for (int sweep = 0; sweep < 12; ++sweep) {
+    double any = 0;
+    for (int l = 0; l < lanes; ++l) {
+      waits[l] = m[0][1][l] * m[0][1][l] + m[0][2][l] * m[0][2][l] + m[1][2][l] * m[1][2][l] < 1e-32 ? 0 : 1;
+      any += waits[l];
+    }
+    if (any == 0) break;
+    rotate<0, 1>(m, vector, waits);
+    rotate<0, 2>(m, vector, waits);
+    rotate<1, 2>(m, vector, waits);
+  }
+  for (int i = 0; i < 3; ++i)
+    for (int l = 0; l < lanes; ++l) value[i][l] = m[i][i][l] * unit[l];
 }
 
 // The axis of the smallest spread, turned towards the viewpoint; where the view grazes, by the first non-zero of -z, -y, -x.
-inline __attribute__((always_inline)) void find_normal(const double* spread, const double* place, const double* viewpoint, double* normal) {
-  double value[3], vector[3][3];
+template <int lanes>
+inline __attribute__((always_inline)) void find_normals(const double (&spread)[6][lanes], const double (&place)[3][lanes],
+                                                        const double* viewpoint, double (&normal)[3][lanes]) {
+  double value[3][lanes], vector[3][3][lanes];
   find_axes(spread, value, vector);
-  const int least = value[0] <= value[1] ? (value[0] <= value[2] ? 0 : 2) : (value[1] <= value[2] ? 1 : 2);
-  double view[3], facing = 0, length = 0;
-  for (int i = 0; i < 3; ++i) {
-    normal[i] = vector[i][least];
-    view[i] = viewpoint[i] - place[i];
-    facing += normal[i] * view[i];
-    length += view[i] * view[i];
+  for (int l = 0; l < lanes; ++l) {
+    const int least = value[0][l] <= value[1][l] ? (value[0][l] <= value[2][l] ? 0 : 2) : (value[1][l] <= value[2][l] ? 1 : 2);
+    double axis[3], facing = 0, length = 0;
+    for (int i = 0; i < 3; ++i) {
+      axis[i] = vector[i][least][l];
+      const double view = viewpoint[i] - place[i][l];
+      facing += axis[i] * view;
+      length += view * view;
+    }
+    // Rounding alone must not decide a grazing view.
+    const double grazing = 1e-9 * std::sqrt(length);
+    if (std::fabs(facing) <= grazing)
+      for (int i = 2; i >= 0 && std::fabs(facing) <= grazing; --i) facing = -axis[i];
+    for (int i = 0; i < 3; ++i) normal[i][l] = facing < 0 ? -axis[i] : axis[i];
   }
-  // Rounding alone must not decide a grazing view.
-  const double grazing = 1e-9 * std::sqrt(length);
-  if (std::fabs(facing) <= grazing)
-    for (int axis = 2; axis >= 0 && std::fabs(facing) <= grazing; --axis) facing = -normal[axis];
-  if (facing < 0)
-    for (int i = 0; i < 3; ++i) normal[i] = -normal[i];
 }
 
 }  // namespace mm3dad
