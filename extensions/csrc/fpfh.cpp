@@ -169,10 +169,12 @@ inline __attribute__((always_inline)) void mix_block(const Cloud& cloud, int64_t
   const int64_t used = cloud.used;
   const double *x = cloud.place(0), *y = cloud.place(1), *z = cloud.place(2);
   std::vector<double> weight(used);
+  std::vector<T> share(used);
   for (int64_t i = first; i < last; ++i) {
     const int32_t* near = cloud.table.data() + i * used;
     const double ox = x[i], oy = y[i], oz = z[i];
     double* weights = weight.data();
+    T* shares = share.data();
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = 0; j < used; ++j) {
@@ -182,15 +184,30 @@ inline __attribute__((always_inline)) void mix_block(const Cloud& cloud, int64_t
       sum += one;
     }
     const double scale = 1 / (sum > kTiny ? sum : kTiny);
-    Lanes total[parts];
-    for (int part = 0; part < parts; ++part) total[part] = reinterpret_cast<const Lanes*>(counts + i * kRow)[part];
-    for (int64_t j = 0; j < used; ++j) {
-      const T share = static_cast<T>(weights[j] * scale);
-      const Lanes* row = reinterpret_cast<const Lanes*>(counts + static_cast<int64_t>(near[j]) * kRow);
-      for (int part = 0; part < parts; ++part) total[part] += share * row[part];
+#pragma omp simd
+    for (int64_t j = 0; j < used; ++j) shares[j] = static_cast<T>(weights[j] * scale);
+    // Two sums in turn, lest each step wait for the one before.
+    Lanes total[parts], other[parts];
+    for (int part = 0; part < parts; ++part) {
+      total[part] = reinterpret_cast<const Lanes*>(counts + i * kRow)[part];
+      other[part] = total[part] * 0;
+    }
+    int64_t j = 0;
+    for (; j + 1 < used; j += 2) {
+      const Lanes* one = reinterpret_cast<const Lanes*>(counts + static_cast<int64_t>(near[j]) * kRow);
+      const Lanes* two = reinterpret_cast<const Lanes*>(counts + static_cast<int64_t>(near[j + 1]) * kRow);
+      const T share = shares[j], next = shares[j + 1];
+      for (int part = 0; part < parts; ++part) {
+        total[part] += share * one[part];
+        other[part] += next * two[part];
+      }
+    }
+    if (j < used) {
+      const Lanes* one = reinterpret_cast<const Lanes*>(counts + static_cast<int64_t>(near[j]) * kRow);
+      for (int part = 0; part < parts; ++part) total[part] += shares[j] * one[part];
     }
     T values[kRow];
-    for (int part = 0; part < parts; ++part) reinterpret_cast<Lanes*>(values)[part] = total[part];
+    for (int part = 0; part < parts; ++part) reinterpret_cast<Lanes*>(values)[part] = total[part] + other[part];
     const T unit = static_cast<T>(100.0 / used);
     T* to = out + static_cast<int64_t>(cloud.leaves.index[i]) * kWidth;
     for (int bin = 0; bin < kWidth; ++bin) to[bin] = values[bin] * unit;

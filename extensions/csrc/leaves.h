@@ -34,16 +34,16 @@ struct Boxes {
   }
 };
 
-// Squared distance from a point to each of `count` boxes (a multiple of kLanes); 0 inside, infinite where a box is empty.
-inline __attribute__((always_inline)) void distance_to_boxes(const Boxes& boxes, int64_t first, int64_t count, const double* point,
-                                                             double* result) {
+// Squared distance from a box (low, high) to each of `count` boxes (a multiple of kLanes); 0 where they meet, infinite where one is empty.
+inline __attribute__((always_inline)) void distance_to_boxes(const Boxes& boxes, int64_t first, int64_t count, const double* low,
+                                                             const double* high, double* result) {
   const double *lx = &boxes.low[0][first], *ly = &boxes.low[1][first], *lz = &boxes.low[2][first];
   const double *hx = &boxes.high[0][first], *hy = &boxes.high[1][first], *hz = &boxes.high[2][first];
-  const double px = point[0], py = point[1], pz = point[2];
+  const double ax = low[0], ay = low[1], az = low[2], bx = high[0], by = high[1], bz = high[2];
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
-    double x = lx[i] - px, y = ly[i] - py, z = lz[i] - pz;
-    const double u = px - hx[i], v = py - hy[i], w = pz - hz[i];
+    double x = lx[i] - bx, y = ly[i] - by, z = lz[i] - bz;
+    const double u = ax - hx[i], v = ay - hy[i], w = az - hz[i];
     x = x > u ? x : u;
     y = y > v ? y : v;
     z = z > w ? z : w;
@@ -52,6 +52,12 @@ inline __attribute__((always_inline)) void distance_to_boxes(const Boxes& boxes,
     z = z > 0 ? z : 0;
     result[i] = x * x + y * y + z * z;
   }
+}
+
+// The same from a point.
+inline __attribute__((always_inline)) void distance_to_boxes(const Boxes& boxes, int64_t first, int64_t count, const double* point,
+                                                             double* result) {
+  distance_to_boxes(boxes, first, count, point, point, result);
 }
 
 inline uint64_t spread(uint64_t bits) {  // 16 bits, two zeros between each

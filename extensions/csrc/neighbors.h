@@ -1,7 +1,6 @@
 // The k nearest points of each query, exact in float64: ordered by distance, equal distances by the lowest index.
 //
-// Queries come along the curve, so that the one before tells how far to look: k points lie within its radius plus the step between the two.
-// Everything within that limit is collected; buckets of squared distance, which a surface fills evenly, then order it in linear time.
+// Queries come along the curve, so that the one before tells how far to look. Everything within that limit is collected; buckets of squared distance, which a surface fills evenly, then order it in linear time.
 // Files that include this need `-ffp-contract=off` (see leaves.h).
 #pragma once
 
@@ -12,6 +11,7 @@
 namespace mm3dad {
 
 constexpr double kTie = 1e-15;  // squared distances this close may have one and the same root
+constexpr int kBatch = 16;      // queries that share a pool
 constexpr int kCrowd = 32;      // entries in one bucket, beyond which a plain sort is the better one
 
 struct Found {
@@ -30,7 +30,7 @@ struct Candidates {
   bool is_bucketed = false;
 
   explicit Candidates(int64_t k)
-      : wanted(k), buckets(k <= 128 ? 128 : 1024), squared(4 * k + 64), distance(squared.size()), index(squared.size()),
+      : wanted(k), buckets(k <= 128 ? 128 : 1024), squared(4 * k + 1024), distance(squared.size()), index(squared.size()),
         bucket(squared.size()), end(buckets), sorted(squared.size()) {}
 
   void cut_back() {
@@ -67,27 +67,17 @@ inline __attribute__((always_inline)) void collect_leaf(const Leaves& cloud, int
   found.size = size;
 }
 
-// Collects the points within the limit; returns the leaf nearest to the query.
-inline __attribute__((always_inline)) int64_t collect(const Leaves& cloud, const double* query, double* bound, Candidates& found) {
-  int64_t hint = 0;
-  double nearest = kInfinity;
+// Collects the points within the limit.
+inline __attribute__((always_inline)) void collect(const Leaves& cloud, const double* query, double* bound, Candidates& found) {
   found.size = 0;
   distance_to_boxes(cloud.group, 0, cloud.group_count, query, bound);
   for (int64_t group = 0; group < cloud.group_count; ++group) {
     if (bound[group] > found.limit) continue;
     double near[kGroup];
     distance_to_boxes(cloud.leaf, group * kGroup, kGroup, query, near);
-    for (int member = 0; member < kGroup; ++member) {
-      if (near[member] > found.limit) continue;
-      const int64_t leaf = group * kGroup + member;
-      if (near[member] < nearest) {
-        nearest = near[member];
-        hint = leaf;
-      }
-      collect_leaf(cloud, leaf * kLeaf, query, found);
-    }
+    for (int member = 0; member < kGroup; ++member)
+      if (near[member] <= found.limit) collect_leaf(cloud, (group * kGroup + member) * kLeaf, query, found);
   }
-  return hint;
 }
 
 // The leaf nearest to a query, from its nearest group only: a good place to start, not more.
@@ -185,32 +175,137 @@ inline __attribute__((always_inline)) void sort_best(Candidates& found) {
   }
 }
 
+// Points that some queries side by side have in common: all within `limit` of their box, in the order of the curve.
+struct Pool {
+  std::array<std::vector<double>, 3> place;
+  std::vector<int32_t> index;
+  std::vector<double> squared;
+  int64_t room, size = 0;
+  double limit = 0;
+
+  explicit Pool(const Candidates& found) : index(found.index.size()), squared(index.size()), room(index.size() / kLanes * kLanes) {
+    for (auto& axis : place) axis.resize(index.size());
+  }
+};
+
+// Fills the pool for queries within a box; it stays empty where there is no room for all.
+inline __attribute__((always_inline)) void fill_pool(const Leaves& cloud, const double* low, const double* high, double limit, double* bound,
+                                                     Pool& pool) {
+  pool.size = 0;
+  pool.limit = limit;
+  distance_to_boxes(cloud.group, 0, cloud.group_count, low, high, bound);
+  for (int64_t group = 0; group < cloud.group_count; ++group) {
+    if (bound[group] > pool.limit) continue;
+    double near[kGroup];
+    distance_to_boxes(cloud.leaf, group * kGroup, kGroup, low, high, near);
+    for (int member = 0; member < kGroup; ++member) {
+      if (near[member] > pool.limit) continue;
+      if (pool.size + kLeaf > pool.room) {
+        pool.size = 0;
+        return;
+      }
+      const int64_t first = (group * kGroup + member) * kLeaf;
+      double squared[kLeaf];
+      const double *x = &cloud.place[0][first], *y = &cloud.place[1][first], *z = &cloud.place[2][first];
+#pragma omp simd
+      for (int i = 0; i < kLeaf; ++i) {
+        double u = x[i] - high[0], v = y[i] - high[1], w = z[i] - high[2];
+        const double p = low[0] - x[i], q = low[1] - y[i], r = low[2] - z[i];
+        u = u > p ? u : p;
+        v = v > q ? v : q;
+        w = w > r ? w : r;
+        u = u > 0 ? u : 0;
+        v = v > 0 ? v : 0;
+        w = w > 0 ? w : 0;
+        squared[i] = u * u + v * v + w * w;
+      }
+      const int32_t* index = &cloud.index[first];
+      int64_t size = pool.size;
+      for (int i = 0; i < kLeaf; ++i) {
+        for (int axis = 0; axis < 3; ++axis) pool.place[axis][size] = cloud.place[axis][first + i];
+        pool.index[size] = index[i];
+        size += (squared[i] <= pool.limit) & (index[i] != kNone);
+      }
+      pool.size = size;
+    }
+  }
+}
+
+// Collects the points of the pool within the limit.
+inline __attribute__((always_inline)) void collect_pool(Pool& pool, const double* query, Candidates& found) {
+  const double *x = pool.place[0].data(), *y = pool.place[1].data(), *z = pool.place[2].data();
+  double* squared = pool.squared.data();
+  const int64_t whole = (pool.size + kLanes - 1) / kLanes * kLanes;
+#pragma omp simd
+  for (int64_t i = 0; i < whole; ++i) {
+    const double u = x[i] - query[0], v = y[i] - query[1], w = z[i] - query[2];
+    squared[i] = u * u + v * v + w * w;
+  }
+  const int32_t* index = pool.index.data();
+  const double limit = found.limit;
+  double* to = found.squared.data();
+  int32_t* rows = found.index.data();
+  int64_t size = 0;
+  for (int64_t i = 0; i < pool.size; ++i) {
+    to[size] = squared[i];
+    rows[size] = index[i];
+    size += squared[i] <= limit;
+  }
+  found.size = size;
+}
+
 // Searches queries that lie along the curve: visit(row, found) orders the candidates (fill_buckets first), the k-th at its place.
+//
+// Density changes little from one query to the next, so that each is looked for within little more than the radius of the one before:
+// among the points near a batch of queries, which are gathered once. Should that have been too little, a search of its own finds all:
+// within the radius of the query before plus the step between the two there must be k, and should rounding lose a point, without a limit.
 template <typename Row, typename Visit>
 inline __attribute__((always_inline)) void search_along(const Leaves& cloud, int64_t total, const double* queries, const Row* order,
                                                         int64_t count, int64_t k, const Visit& visit) {
   std::vector<double> bound(cloud.group_count);
   Candidates found(k);
-  const double* before = queries + 3 * static_cast<int64_t>(order[0]);
-  int64_t hint = nearest_leaf(cloud, before, bound.data());
+  Pool pool(found);
   double radius = kInfinity;
-  for (int64_t i = 0; i < count; ++i) {
-    const double* query = queries + 3 * static_cast<int64_t>(order[i]);
-    const double u = query[0] - before[0], v = query[1] - before[1], w = query[2] - before[2];
-    const double reach = radius + std::sqrt(u * u + v * v + w * w);
-    // Density changes little from one query to the next: a third less is looked at by trying its own radius first. Rounding is far below the
-    // slack of the sure limit; should it ever lose a point, the search without a limit mends it.
-    const double sure = std::min(reach * reach * (1 + 1e-9), bound_by_window(cloud, total, hint, k, query) * (1 + kTie));
-    for (const double limit : {std::min(sure, radius * radius * 1.1), sure, kInfinity}) {
-      found.limit = limit;
-      hint = collect(cloud, query, bound.data(), found);
-      if (found.size < k) continue;
-      visit(i, found);
-      radius = found.sorted[k - 1].distance;
-      // Points beyond the limit may be as far as the k-th when that lies on it.
-      if (radius * radius <= found.limit * (1 - kTie / 2)) break;
+  // Points beyond the limit may be as far as the k-th when that lies on it.
+  const auto is_answered = [&](int64_t i) __attribute__((always_inline)) {
+    if (found.size < k) return false;
+    visit(i, found);
+    radius = found.sorted[k - 1].distance;
+    return radius * radius <= found.limit * (1 - kTie / 2);
+  };
+  const auto row = [&](int64_t i) { return queries + 3 * static_cast<int64_t>(order[i]); };
+  for (int64_t i = 0, last = 0; i < count; ++i) {
+    const double *query = row(i), before = radius;
+    bool is_done = false;
+    if (i > 0 && i >= last) {
+      last = std::min(count, i + kBatch);
+      double low[3] = {kInfinity, kInfinity, kInfinity}, high[3] = {-kInfinity, -kInfinity, -kInfinity};
+      for (int64_t j = i; j < last; ++j)
+        for (int axis = 0; axis < 3; ++axis) {
+          low[axis] = std::min(low[axis], row(j)[axis]);
+          high[axis] = std::max(high[axis], row(j)[axis]);
+        }
+      fill_pool(cloud, low, high, radius * radius * 1.3, bound.data(), pool);
     }
-    before = query;
+    for (const double limit : {std::min(pool.limit, radius * radius * 1.1), pool.limit}) {
+      if (is_done || pool.size < k) break;
+      found.limit = limit;
+      collect_pool(pool, query, found);
+      is_done = is_answered(i);
+    }
+    if (is_done) continue;
+    double sure = bound_by_window(cloud, total, nearest_leaf(cloud, query, bound.data()), k, query) * (1 + kTie);
+    if (i > 0) {
+      const double u = query[0] - row(i - 1)[0], v = query[1] - row(i - 1)[1], w = query[2] - row(i - 1)[2];
+      const double reach = before + std::sqrt(u * u + v * v + w * w);
+      sure = std::min(sure, reach * reach * (1 + 1e-9));
+    }
+    for (const double limit : {sure, kInfinity}) {
+      if (is_done) break;
+      found.limit = limit;
+      collect(cloud, query, bound.data(), found);
+      is_done = is_answered(i);
+    }
   }
 }
 
