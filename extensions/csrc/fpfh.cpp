@@ -47,7 +47,8 @@ struct Visit {
     int32_t* near = found.bucket.data();  // no longer needed, and large enough
     for (int64_t j = 0; j < found.wanted; ++j) near[j] = cloud.position[sorted[j].index];
     std::copy(near + 1, near + 1 + cloud.used, cloud.table.data() + (first + i) * cloud.used);
-    if (spread) measure_spread(cloud.place(0), cloud.place(1), cloud.place(2), 1, near, cloud.fitted, spread + 6 * i);
+    double middle[3];
+    if (spread) measure_spread(cloud.place(0), cloud.place(1), cloud.place(2), 1, near, cloud.fitted, middle, spread + 6 * i);
   }
 };
 

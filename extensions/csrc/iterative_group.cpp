@@ -33,8 +33,8 @@ struct Room {
 };
 
 inline __attribute__((always_inline)) double measure_curvature(const double* points, const int64_t* near, int64_t count) {
-  double spread[6][1], value[3][1], vector[3][3][1];
-  measure_spread(points, points + 1, points + 2, 3, near, count, spread[0]);
+  double middle[3], spread[6][1], value[3][1], vector[3][3][1];
+  measure_spread(points, points + 1, points + 2, 3, near, count, middle, spread[0]);
   find_axes(spread, value, vector);
   double total = 0, least = kFar;
   for (auto& one : value) {

@@ -15,7 +15,7 @@ namespace keep_smallest_ {
 
 constexpr int64_t kLanes = 16, kChunk = 64;
 
-// Integers in the order of the numbers.
+// Integers in the order of the numbers, and back.
 inline int32_t key_of(float value) {
   int32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -26,6 +26,13 @@ inline int64_t key_of(double value) {
   std::memcpy(&bits, &value, sizeof bits);
   return bits ^ ((bits >> 63) & std::numeric_limits<int64_t>::max());
 }
+template <typename T, typename Key>
+inline __attribute__((always_inline)) T value_of(Key key) {
+  key ^= (key >> (8 * sizeof(Key) - 1)) & std::numeric_limits<Key>::max();
+  T value;
+  std::memcpy(&value, &key, sizeof value);
+  return value;
+}
 
 template <typename T>
 struct Kept {
@@ -33,15 +40,36 @@ struct Kept {
   std::vector<T> values;
   std::vector<int64_t> index;
   std::vector<Key> keys;
-  int64_t keep;
+  int64_t keep, count = 0;
+  T limit = std::numeric_limits<T>::infinity();  // nothing that is not below it can be among the `keep` smallest
 
-  explicit Kept(int64_t count) : values(4 * count + kChunk), index(values.size()), keys(values.size()), keep(count) {}
+  explicit Kept(int64_t wanted) : values(6 * wanted + 2 * kChunk), index(values.size()), keys(values.size()), keep(wanted) {}
 
   int64_t room() const { return static_cast<int64_t>(values.size()); }
 
-  // Put the smallest of `count` entries first and return the largest of those. The place of the cut is found by halving the range of the
-  // keys: counting what lies below takes a few vectors and no branch, where a partition would guess wrong at every other entry.
-  inline __attribute__((always_inline)) T cut(int64_t count) {
+  // Takes in what was kept so far; infinite ones stand for none.
+  void open(const T* old, const int64_t* old_index) {
+    count = 0;
+    limit = -std::numeric_limits<T>::infinity();
+    for (int64_t i = 0; i < keep; ++i) {
+      values[count] = old[i];
+      index[count] = old_index[i];
+      limit = std::max(limit, old[i]);
+      count += old[i] < std::numeric_limits<T>::infinity();
+    }
+  }
+  void close(T* to, int64_t* to_index) {
+    std::fill(values.begin() + count, values.begin() + keep, std::numeric_limits<T>::infinity());
+    std::fill(index.begin() + count, index.begin() + keep, 0);
+    std::copy(values.begin(), values.begin() + keep, to);
+    std::copy(index.begin(), index.begin() + keep, to_index);
+  }
+
+  // Leave the smallest entries, at least `keep` and at most `most` of them. The place of the cut is found by halving a range: counting what
+  // lies below takes a few vectors and no branch, where a partition would guess wrong at every other entry. Halving the values gets there
+  // soon, as they lie evenly; halving the keys, every other time, is sure to end.
+  inline __attribute__((always_inline)) void cut(int64_t most) {
+    if (count <= most) return;
     Key low = std::numeric_limits<Key>::max(), high = std::numeric_limits<Key>::min();
 #pragma omp simd reduction(min : low) reduction(max : high)
     for (int64_t i = 0; i < count; ++i) {
@@ -50,8 +78,9 @@ struct Kept {
       high = keys[i] > high ? keys[i] : high;
     }
     int64_t below = count;
-    while (low < high && below != keep) {
-      const Key middle = (low & high) + ((low ^ high) >> 1);
+    for (bool by_value = true; low < high && below > most; by_value = !by_value) {
+      Key middle = (low & high) + ((low ^ high) >> 1);
+      if (by_value) middle = std::min(std::max(key_of(value_of<T>(low) / 2 + value_of<T>(high) / 2), low), high - 1);
       Key reached = 0;
 #pragma omp simd reduction(+ : reached)
       for (int64_t i = 0; i < count; ++i) reached += keys[i] <= middle ? 1 : 0;
@@ -63,18 +92,16 @@ struct Kept {
       }
     }
     // Up to `high` there are at least as many as are kept; what is too much equals it.
-    int64_t spare = below - keep, to = 0;
-    T largest = -std::numeric_limits<T>::infinity();
+    int64_t spare = std::max<int64_t>(0, below - most), to = 0;
     for (int64_t i = 0; i < count; ++i) {
       const bool dropped = keys[i] == high && spare > 0;
       spare -= dropped;
       values[to] = values[i];
       index[to] = index[i];
-      const bool stays = keys[i] <= high && !dropped;
-      largest = stays && values[i] > largest ? values[i] : largest;
-      to += stays;
+      to += keys[i] <= high && !dropped;
     }
-    return largest;
+    count = to;
+    limit = value_of<T>(high);
   }
 };
 
@@ -93,29 +120,26 @@ inline __attribute__((always_inline)) bool holds_smaller(const T* row, const T* 
   return found != 0;
 }
 
-// `kept` holds its number so far. Whatever is below the limit is put behind them, without a branch; only when the room is used up are the
-// smallest chosen anew.
+// Whatever is below the limit is put behind the kept ones, without a branch; only when the room is used up are the smallest chosen anew.
 template <typename T>
 inline __attribute__((always_inline)) void scan_row(const T* row, const T* squares, int64_t width, int64_t offset, Kept<T>& kept) {
-  int64_t count = kept.keep;
-  T limit = *std::max_element(kept.values.begin(), kept.values.begin() + count);
   for (int64_t first = 0; first < width; first += kChunk) {
     const int64_t last = std::min(first + kChunk, width);
-    if (last - first == kChunk && !holds_smaller(row + first, squares + first, limit)) continue;
-    if (count + kChunk > kept.room()) {
-      limit = kept.cut(count);
-      count = kept.keep;
-    }
+    if (last - first == kChunk && !holds_smaller(row + first, squares + first, kept.limit)) continue;
+    if (kept.count + kChunk > kept.room()) kept.cut(kept.keep + kept.keep / 2);
     T* values = kept.values.data();
     int64_t* index = kept.index.data();
+    int64_t count = kept.count;
+    const T limit = kept.limit;
     for (int64_t q = first; q < last; ++q) {
       const T value = row[q] + squares[q];
       values[count] = value;
       index[count] = offset + q;
       count += value < limit;
     }
+    kept.count = count;
   }
-  kept.cut(count);
+  kept.cut(kept.keep);
 }
 
 // target_clones does not go with templates, so the versions are named.
@@ -139,11 +163,9 @@ void update(const Tensor& values, const Tensor& index, const Tensor& product, co
     Kept<T> own(keep);
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < rows; ++row) {
-      std::copy(old + row * keep, old + (row + 1) * keep, own.values.begin());
-      std::copy(old_index + row * keep, old_index + (row + 1) * keep, own.index.begin());
+      own.open(old + row * keep, old_index + row * keep);
       scan(from + row * width, norm, width, offset, own);
-      std::copy(own.values.begin(), own.values.begin() + keep, to + row * keep);
-      std::copy(own.index.begin(), own.index.begin() + keep, to_index + row * keep);
+      own.close(to + row * keep, to_index + row * keep);
     }
   }
 }

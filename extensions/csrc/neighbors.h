@@ -278,13 +278,18 @@ inline __attribute__((always_inline)) void search_along(const Leaves& cloud, int
     const double *query = row(i), before = radius;
     bool is_done = false;
     if (i > 0 && i >= last) {
-      last = std::min(count, i + kBatch);
       double low[3] = {kInfinity, kInfinity, kInfinity}, high[3] = {-kInfinity, -kInfinity, -kInfinity};
-      for (int64_t j = i; j < last; ++j)
+      for (last = i; last < std::min(count, i + kBatch); ++last) {
+        double from[3], to[3], extent = 0;
         for (int axis = 0; axis < 3; ++axis) {
-          low[axis] = std::min(low[axis], row(j)[axis]);
-          high[axis] = std::max(high[axis], row(j)[axis]);
+          from[axis] = std::min(low[axis], row(last)[axis]);
+          to[axis] = std::max(high[axis], row(last)[axis]);
+          extent += (to[axis] - from[axis]) * (to[axis] - from[axis]);
         }
+        if (last > i && extent > radius * radius) break;  // a pool of a wide box holds too much for each of them
+        std::copy(from, from + 3, low);
+        std::copy(to, to + 3, high);
+      }
       fill_pool(cloud, low, high, radius * radius * 1.3, bound.data(), pool);
     }
     for (const double limit : {std::min(pool.limit, radius * radius * 1.1), pool.limit}) {

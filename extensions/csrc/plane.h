@@ -9,10 +9,10 @@ namespace mm3dad {
 
 constexpr int kSideBySide = 8;  // planes fitted at a time
 
-// The sum of the outer products of the offsets from their mean: xx, yy, zz, xy, xz, yz. Coordinates lie `stride` apart.
+// The mean, and the sum of the outer products of the offsets from it: xx, yy, zz, xy, xz, yz. Coordinates lie `stride` apart.
 template <typename Row>
 inline __attribute__((always_inline)) void measure_spread(const double* x, const double* y, const double* z, int64_t stride, const Row* rows,
-                                                          int64_t count, double* spread) {
+                                                          int64_t count, double* middle, double* spread) {
   double a = 0, b = 0, c = 0;
 #pragma omp simd reduction(+ : a, b, c)
   for (int64_t i = 0; i < count; ++i) {
@@ -36,6 +36,9 @@ inline __attribute__((always_inline)) void measure_spread(const double* x, const
     xz += u * w;
     yz += v * w;
   }
+  middle[0] = a;
+  middle[1] = b;
+  middle[2] = c;
   spread[0] = xx;
   spread[1] = yy;
   spread[2] = zz;

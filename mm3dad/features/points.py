@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mm3dad.errors import DataError
 from mm3dad.ops import farthest_point_sample, fpfh, iterative_group, nearest_neighbors, row_statistics, three_interpolate
-from mm3dad.ops.normals import fit_normals
+from mm3dad.ops.normals import fit_planes
 
 if TYPE_CHECKING:
     from mm3dad.nets.point_transformer import PointTransformer
@@ -94,9 +94,8 @@ def group_points(points: Tensor, pixel: Tensor, centers: int, size: int, grow: b
             "lower group_size or check the sensor for missing points"
         )
     center = farthest_point_sample(points, min(centers, len(points)))
-    groups = iterative_group(
-        points, center, size=size, step=max(4, size * 5 // 8), pool=2 * size, curvature_threshold=0.01 if grow else math.inf
-    )
+    pool, threshold = (2 * size, 0.01) if grow else (size, math.inf)
+    groups = iterative_group(points, center, size=size, step=max(4, size * 5 // 8), pool=pool, curvature_threshold=threshold)
     return PointGroups(points, pixel, center, groups.index, groups.curvature)
 
 
@@ -123,11 +122,10 @@ def measure_relief(centers: Tensor, ranges: Sequence[int] = (64, 256)) -> Tensor
     """
     place = centers.double()
     _, near = nearest_neighbors(place, place, min(max(ranges), len(place)))
-    around = place.T.contiguous().index_select(1, near.flatten()).view(3, *near.shape)
     heights = []
     for count in ranges:
-        middle, table = around[:, :, :count].mean(2).T, near[:, :count].contiguous()
-        heights.append(((place - middle) * _toward_sensor(fit_normals(place, table), middle)).sum(1))
+        middle, normal = fit_planes(place, near[:, :count])
+        heights.append(((place - middle) * _toward_sensor(normal, middle)).sum(1))
     heights.append(_measure_above_dominant(place, near[:, : min(ranges)]))
     return torch.stack(heights, dim=1).float()
 
@@ -140,26 +138,23 @@ def _measure_above_dominant(place: Tensor, near: Tensor, starts: int = 128, roun
     agreement stays what the best of them leaves: the distance within which its nearest 30 % lie.
     """
     first = torch.linspace(0, len(place) - 1, min(starts, len(place)), device=place.device).long()
-    middle, normal = _fit_planes(place[near[first]])
     # Centred, so that the products cancel no digits.
     center = place.mean(0)
-    height = normal @ (place - center).T - (normal * (middle - center)).sum(1, keepdim=True)
-    extent = (place - center).norm(dim=1).max()
-    unit = height.abs().quantile(0.3, dim=1).min().clamp_min(1e-6 * extent + torch.finfo(place.dtype).tiny)
+    offset = place - center
+    around = offset[near[first]]
+    middle = around.mean(1)
+    around = around - middle[:, None]
+    normal = torch.linalg.eigh(around.transpose(1, 2) @ around).eigenvectors[:, :, 0]
+    height = normal @ offset.T - (normal * middle).sum(1, keepdim=True)
+    unit = height.abs().quantile(0.3, dim=1).min().clamp_min(1e-6 * offset.norm(dim=1).max() + torch.finfo(place.dtype).tiny)
     height = height[(1 / (1 + (height / unit) ** 2)).sum(1).argmax()]
+    moments = torch.cat([offset, torch.ones_like(offset[:, :1])], dim=1)
     for _ in range(rounds):
-        middle, normal = _fit_planes(place[None], (1 / (1 + (height / unit) ** 2))[None, :, None])
-        height = (place - middle) @ normal[0]
-    return height
-
-
-def _fit_planes(points: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return a point (B, 3) and the normal (B, 3) towards the sensor of the least-squares plane of each (B, K, 3), weights (B, K, 1)."""
-    weight = torch.ones_like(points[..., :1]) if weight is None else weight
-    middle = (weight * points).sum(1) / weight.sum(1)
-    offset = points - middle[:, None]
-    normal = torch.linalg.eigh((weight * offset).transpose(1, 2) @ offset).eigenvectors[:, :, 0]
-    return middle, _toward_sensor(normal, middle)
+        weighted = moments.T @ (moments / (1 + (height / unit) ** 2)[:, None])
+        middle = weighted[3, :3] / weighted[3, 3]
+        normal = torch.linalg.eigh(weighted[:3, :3] - weighted[3, 3] * torch.outer(middle, middle)).eigenvectors[:, 0]
+        height = (offset - middle) @ normal
+    return -height if float(normal @ (middle + center)) > 0 else height
 
 
 def _toward_sensor(normal: Tensor, place: Tensor) -> Tensor:

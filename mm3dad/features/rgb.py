@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from mm3dad.errors import ConfigError, WeightsError, nearest_name
 from mm3dad.features.weights import HALF, IMAGENET, RANDOM, TABLE, Weights, count_bytes, describe, load_into, locate_file, read_checkpoint
+from mm3dad.nets.folding import fold_batch_norms
 from mm3dad.nets.graph import Graph
 
 
@@ -50,7 +51,8 @@ class RGBExtractor:
             raise ConfigError(f"unknown backbone {backbone!r}; {hint}see `mm3dad list weights` and timm.list_models()")
         self.device = find_device(device)
         self._net, self.description = _load_network(architecture, row, weights, seed)
-        self._net = self._net.eval().requires_grad_(False).to(self.device)
+        net = fold_batch_norms(self._net.eval().requires_grad_(False))
+        self._net = net.to(self.device, memory_format=torch.channels_last)
         configured = getattr(self._net, "pretrained_cfg", {}) or {}
         mean, std = (row.mean, row.std) if row else (configured.get("mean", IMAGENET[0]), configured.get("std", IMAGENET[1]))
         self._mean = torch.tensor(mean, device=self.device).view(3, 1, 1)
@@ -97,7 +99,7 @@ class RGBExtractor:
             batches = [torch.stack(list(images))]
         maps: list[list[Tensor]] = []
         for batch in batches:
-            batch = (batch.to(self.device) - self._mean) / self._std
+            batch = ((batch.to(self.device) - self._mean) / self._std).to(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
                 layers = self._net.forward_intermediates(batch, indices=list(self.layers), stop_early=True, intermediates_only=True)
             maps.extend([layer[i].float() for layer in layers] for i in range(len(batch)))

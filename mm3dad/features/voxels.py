@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mm3dad.features.adapted import take_part
 from mm3dad.ops import nearest_neighbors, voxelize
-from mm3dad.ops.normals import fit_normals
+from mm3dad.ops.normals import fit_planes
 from mm3dad.ops.table import fit_plane, fit_table
 from mm3dad.types import Sample
 
@@ -106,9 +106,8 @@ def measure_voxels(points: Tensor, size: float) -> Voxels:
     found = [torch.ones(len(cells), 1, dtype=torch.float64), shape]
     _, near = nearest_neighbors(middle, middle, min(max(SURROUNDINGS), len(middle)))
     for number in SURROUNDINGS:
-        around = near[:, :number].contiguous()
-        center = middle[around].mean(1)
-        height = ((place - center[owner]) * fit_normals(middle, around)[owner]).sum(1, keepdim=True) / size
+        center, normal = fit_planes(middle, near[:, :number])
+        height = ((place - center[owner]) * normal[owner]).sum(1, keepdim=True) / size
         mean = average(height)
         found += [mean, average((height - mean[owner]).square()).sqrt()]
     return Voxels(cells, owner, middle.float(), torch.cat(found, dim=1).float())

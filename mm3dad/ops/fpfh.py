@@ -12,7 +12,7 @@ from mm3dad.ops._blocks import map_blocks
 from mm3dad.ops._check import check_integer, check_rows, check_same_device
 from mm3dad.ops._native import native_kernels
 from mm3dad.ops.neighbors import nearest_neighbors
-from mm3dad.ops.normals import fit_normals
+from mm3dad.ops.normals import fit_planes
 
 BINS = 11
 # Points treated together: 128 x 99 float64 pairs take 0.1 MB, so the dozen arrays of a step stay in cache.
@@ -65,7 +65,7 @@ def fpfh_reference(points: Tensor, normals: Tensor | None, normal_neighbors: int
     place = points.detach().double()
     wanted = neighbors if normals is not None else max(neighbors, normal_neighbors)
     distances, table = nearest_neighbors(place, place, min(wanted, len(points)))
-    direction = fit_normals(place, table[:, :normal_neighbors]) if normals is None else normals.detach().double()
+    direction = fit_planes(place, table[:, :normal_neighbors])[1] if normals is None else normals.detach().double()
     # The first neighbour is the point itself.
     distances, table = distances[:, 1:neighbors], table[:, 1:neighbors]
     columns = torch.cat([place, direction], dim=1).T.contiguous()

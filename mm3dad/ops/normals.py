@@ -40,20 +40,21 @@ def estimate_normals(points: Tensor, neighbors: int = 30, viewpoint: Sequence[fl
         raise ShapeError(f"viewpoint must be three coordinates in metres, got {len(viewpoint)}")
     wide = points.detach().double()
     _, table = nearest_neighbors(wide, wide, min(neighbors, len(points)))
-    return fit_normals(wide, table, viewpoint).to(points.dtype)
+    return fit_planes(wide, table, viewpoint)[1].to(points.dtype)
 
 
-def fit_normals(points: Tensor, table: Tensor, viewpoint: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
-    """Do the same from a ready table of neighbours (N, K) and float64 points."""
-    kernels = native_kernels(points.device.type, "fit_normals")
+def fit_planes(points: Tensor, table: Tensor, viewpoint: Sequence[float] = (0.0, 0.0, 0.0)) -> tuple[Tensor, Tensor]:
+    """Fit them from a ready table of neighbours (N, K) and float64 points: their middles and their normals, (N, 3) each."""
+    kernels = native_kernels(points.device.type, "fit_planes")
     if kernels is None:
-        return fit_normals_reference(points, table, viewpoint)
+        return fit_planes_reference(points, table, viewpoint)
     view = points.new_tensor(list(viewpoint))
-    return kernels.fit_normals(points.contiguous(), table.contiguous(), view, torch.get_num_threads())
+    return kernels.fit_planes(points.contiguous(), table.contiguous(), view, torch.get_num_threads())
 
 
-def fit_normals_reference(points: Tensor, table: Tensor, viewpoint: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
+def fit_planes_reference(points: Tensor, table: Tensor, viewpoint: Sequence[float] = (0.0, 0.0, 0.0)) -> tuple[Tensor, Tensor]:
     """Do the same in torch."""
+    middles = map_blocks(lambda near: points[near].mean(dim=1), POINT_BLOCK, table)
     normals = map_blocks(lambda near: _smallest_axis(points, near), POINT_BLOCK, table)
     view = points.new_tensor(list(viewpoint)) - points
     facing = (normals * view).sum(dim=1)
@@ -61,7 +62,7 @@ def fit_normals_reference(points: Tensor, table: Tensor, viewpoint: Sequence[flo
     grazing = facing.abs() <= 1e-9 * view.norm(dim=1)
     for axis in (2, 1, 0):
         facing = torch.where(grazing & (facing.abs() <= 1e-9 * view.norm(dim=1)), -normals[:, axis], facing)
-    return normals * torch.where(facing < 0, -1.0, 1.0).unsqueeze(1)
+    return middles, normals * torch.where(facing < 0, -1.0, 1.0).unsqueeze(1)
 
 
 def _smallest_axis(points: Tensor, table: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ def test_normalisation_belongs_to_the_extractor(lite):
     with torch.no_grad():
         expected = net.eval().forward_intermediates((image[None] - 0.5) / 0.5, indices=[2, 3], intermediates_only=True)
     for found, wanted in zip(lite.extract([image])[0], expected, strict=True):
-        torch.testing.assert_close(found, wanted[0])
+        # Batch normalisation is folded into the convolutions, which rounds otherwise.
+        torch.testing.assert_close(found, wanted[0], rtol=1e-4, atol=1e-4)
 
 
 def test_random_weights_only_by_name_and_said(vit):

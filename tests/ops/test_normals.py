@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mm3dad.errors import ConfigError, ShapeError
 from mm3dad.ops import estimate_normals, nearest_neighbors
-from mm3dad.ops.normals import fit_normals, fit_normals_reference
+from mm3dad.ops.normals import fit_planes, fit_planes_reference
 from tests.ops.clouds import make_cloud
 
 
@@ -37,8 +37,8 @@ def test_equals_a_plane_fit(seed):
 def test_equals_the_torch_code(kind):
     points = make_cloud(kind, 400)
     table = nearest_neighbors(points, points, 30)[1]
-    expected = fit_normals_reference(points, table, (1.0, 2, 3))
-    torch.testing.assert_close(fit_normals(points, table, (1.0, 2, 3)), expected, rtol=0, atol=1e-6)
+    expected = fit_planes_reference(points, table, (1.0, 2, 3))
+    torch.testing.assert_close(fit_planes(points, table, (1.0, 2, 3)), expected, rtol=0, atol=1e-6)
 
 
 def test_sphere_seen_from_outside():
