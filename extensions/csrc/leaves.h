@@ -60,14 +60,16 @@ inline __attribute__((always_inline)) void distance_to_boxes(const Boxes& boxes,
   distance_to_boxes(boxes, first, count, point, point, result);
 }
 
-inline uint64_t spread(uint64_t bits) {  // 16 bits, two zeros between each
+constexpr int kSideBits = 11, kRowBits = 31;  // of a cell's place on one axis, and of a row number
+
+inline uint64_t spread(uint64_t bits) {  // kSideBits, two zeros between each
   bits = (bits | bits << 16) & 0x0000FF0000FFull;
   bits = (bits | bits << 8) & 0x00F00F00F00Full;
   bits = (bits | bits << 4) & 0x0C30C30C30C3ull;
   return (bits | bits << 2) & 0x249249249249ull;
 }
 
-// Row numbers ordered by the interleaved bits of their cells in a cube of 2^16 cells a side.
+// Row numbers ordered by the interleaved bits of their cells in a cube of 2^11 cells a side. Fewer than 2^31 rows.
 inline std::vector<uint64_t> sort_along_curve(const double* points, int64_t count) {
   double low[3] = {kInfinity, kInfinity, kInfinity}, high[3] = {-kInfinity, -kInfinity, -kInfinity};
   for (int64_t i = 0; i < count; ++i)
@@ -75,35 +77,30 @@ inline std::vector<uint64_t> sort_along_curve(const double* points, int64_t coun
       low[axis] = std::min(low[axis], points[3 * i + axis]);
       high[axis] = std::max(high[axis], points[3 * i + axis]);
     }
+  constexpr double most = (1 << kSideBits) - 1;
+  constexpr uint64_t row = (uint64_t{1} << kRowBits) - 1;
   const double extent = std::max({high[0] - low[0], high[1] - low[1], high[2] - low[2]});
-  const double scale = extent > 0 && extent < kInfinity ? 65535.0 / extent : 0.0;
-  std::vector<uint64_t> keys(count), rows(count), next_keys(count), next_rows(count);
-  uint64_t seen_or = 0, seen_and = ~0ull;
+  const double scale = extent > 0 && extent < kInfinity ? most / extent : 0.0;
+  // The cell above, the row below: one number to move about.
+  std::vector<uint64_t> keys(count), next(count);
   for (int64_t i = 0; i < count; ++i) {
     uint64_t key = 0;
     for (int axis = 0; axis < 3; ++axis) {
       const double cell = scale > 0 ? (points[3 * i + axis] - low[axis]) * scale : 0.0;
-      key |= spread(static_cast<uint64_t>(std::min(cell, 65535.0))) << axis;
+      key |= spread(static_cast<uint64_t>(std::min(cell, most))) << axis;
     }
-    keys[i] = key;
-    rows[i] = i;
-    seen_or |= key;
-    seen_and &= key;
+    keys[i] = key << kRowBits | static_cast<uint64_t>(i);
   }
-  for (int shift = 0; shift < 48; shift += 8) {
-    if (((seen_or ^ seen_and) >> shift & 255) == 0) continue;
-    int64_t start[257] = {0};
-    for (uint64_t key : keys) ++start[(key >> shift & 255) + 1];
-    for (int digit = 0; digit < 256; ++digit) start[digit + 1] += start[digit];
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t to = start[keys[i] >> shift & 255]++;
-      next_keys[to] = keys[i];
-      next_rows[to] = rows[i];
-    }
-    keys.swap(next_keys);
-    rows.swap(next_rows);
+  constexpr int digits = 1 << kSideBits;
+  for (int shift = kRowBits; shift < kRowBits + 3 * kSideBits; shift += kSideBits) {
+    int64_t start[digits + 1] = {0};
+    for (uint64_t key : keys) ++start[(key >> shift & (digits - 1)) + 1];
+    for (int digit = 0; digit < digits; ++digit) start[digit + 1] += start[digit];
+    for (uint64_t key : keys) next[start[key >> shift & (digits - 1)]++] = key;
+    keys.swap(next);
   }
-  return rows;
+  for (uint64_t& key : keys) key &= row;
+  return keys;
 }
 
 struct Leaves {

@@ -175,6 +175,23 @@ inline __attribute__((always_inline)) void sort_best(Candidates& found) {
   }
 }
 
+// The smallest box around some points.
+struct Box {
+  double low[3] = {kInfinity, kInfinity, kInfinity}, high[3] = {-kInfinity, -kInfinity, -kInfinity};
+
+  inline __attribute__((always_inline)) void include(const double* point) {
+    for (int axis = 0; axis < 3; ++axis) {
+      low[axis] = std::min(low[axis], point[axis]);
+      high[axis] = std::max(high[axis], point[axis]);
+    }
+  }
+  inline __attribute__((always_inline)) double extent() const {  // squared
+    double sum = 0;
+    for (int axis = 0; axis < 3; ++axis) sum += (high[axis] - low[axis]) * (high[axis] - low[axis]);
+    return sum;
+  }
+};
+
 // Points that some queries side by side have in common: all within `limit` of their box, in the order of the curve.
 struct Pool {
   std::array<std::vector<double>, 3> place;
@@ -183,25 +200,25 @@ struct Pool {
   int64_t room, size = 0;
   double limit = 0;
 
-  explicit Pool(const Candidates& found) : index(found.index.size()), squared(index.size()), room(index.size() / kLanes * kLanes) {
-    for (auto& axis : place) axis.resize(index.size());
+  explicit Pool(int64_t points) : index(points), squared(points), room(points / kLanes * kLanes) {
+    for (auto& axis : place) axis.resize(points);
   }
 };
 
-// Fills the pool for queries within a box; it stays empty where there is no room for all.
-inline __attribute__((always_inline)) void fill_pool(const Leaves& cloud, const double* low, const double* high, double limit, double* bound,
-                                                     Pool& pool) {
+// Fills the pool for queries within a box; it stays empty, with a limit below 0, where there is no room for all.
+inline __attribute__((always_inline)) void fill_pool(const Leaves& cloud, const Box& box, double limit, double* bound, Pool& pool) {
   pool.size = 0;
   pool.limit = limit;
-  distance_to_boxes(cloud.group, 0, cloud.group_count, low, high, bound);
+  distance_to_boxes(cloud.group, 0, cloud.group_count, box.low, box.high, bound);
   for (int64_t group = 0; group < cloud.group_count; ++group) {
-    if (bound[group] > pool.limit) continue;
+    if (bound[group] > limit) continue;
     double near[kGroup];
-    distance_to_boxes(cloud.leaf, group * kGroup, kGroup, low, high, near);
+    distance_to_boxes(cloud.leaf, group * kGroup, kGroup, box.low, box.high, near);
     for (int member = 0; member < kGroup; ++member) {
-      if (near[member] > pool.limit) continue;
+      if (near[member] > limit) continue;
       if (pool.size + kLeaf > pool.room) {
         pool.size = 0;
+        pool.limit = -1;
         return;
       }
       const int64_t first = (group * kGroup + member) * kLeaf;
@@ -209,8 +226,8 @@ inline __attribute__((always_inline)) void fill_pool(const Leaves& cloud, const 
       const double *x = &cloud.place[0][first], *y = &cloud.place[1][first], *z = &cloud.place[2][first];
 #pragma omp simd
       for (int i = 0; i < kLeaf; ++i) {
-        double u = x[i] - high[0], v = y[i] - high[1], w = z[i] - high[2];
-        const double p = low[0] - x[i], q = low[1] - y[i], r = low[2] - z[i];
+        double u = x[i] - box.high[0], v = y[i] - box.high[1], w = z[i] - box.high[2];
+        const double p = box.low[0] - x[i], q = box.low[1] - y[i], r = box.low[2] - z[i];
         u = u > p ? u : p;
         v = v > q ? v : q;
         w = w > r ? w : r;
@@ -224,15 +241,15 @@ inline __attribute__((always_inline)) void fill_pool(const Leaves& cloud, const 
       for (int i = 0; i < kLeaf; ++i) {
         for (int axis = 0; axis < 3; ++axis) pool.place[axis][size] = cloud.place[axis][first + i];
         pool.index[size] = index[i];
-        size += (squared[i] <= pool.limit) & (index[i] != kNone);
+        size += (squared[i] <= limit) & (index[i] != kNone);
       }
       pool.size = size;
     }
   }
 }
 
-// Collects the points of the pool within the limit.
-inline __attribute__((always_inline)) void collect_pool(Pool& pool, const double* query, Candidates& found) {
+// Squared distances from a query to the points of the pool.
+inline __attribute__((always_inline)) void measure_pool(Pool& pool, const double* query) {
   const double *x = pool.place[0].data(), *y = pool.place[1].data(), *z = pool.place[2].data();
   double* squared = pool.squared.data();
   const int64_t whole = (pool.size + kLanes - 1) / kLanes * kLanes;
@@ -241,8 +258,13 @@ inline __attribute__((always_inline)) void collect_pool(Pool& pool, const double
     const double u = x[i] - query[0], v = y[i] - query[1], w = z[i] - query[2];
     squared[i] = u * u + v * v + w * w;
   }
+}
+
+// Collects the points of the pool within the limit.
+inline __attribute__((always_inline)) void collect_pool(Pool& pool, const double* query, Candidates& found) {
+  measure_pool(pool, query);
+  const double *squared = pool.squared.data(), limit = found.limit;
   const int32_t* index = pool.index.data();
-  const double limit = found.limit;
   double* to = found.squared.data();
   int32_t* rows = found.index.data();
   int64_t size = 0;
@@ -264,7 +286,7 @@ inline __attribute__((always_inline)) void search_along(const Leaves& cloud, int
                                                         int64_t count, int64_t k, const Visit& visit) {
   std::vector<double> bound(cloud.group_count);
   Candidates found(k);
-  Pool pool(found);
+  Pool pool(found.squared.size());
   double radius = kInfinity;
   // Points beyond the limit may be as far as the k-th when that lies on it.
   const auto is_answered = [&](int64_t i) __attribute__((always_inline)) {
@@ -278,19 +300,14 @@ inline __attribute__((always_inline)) void search_along(const Leaves& cloud, int
     const double *query = row(i), before = radius;
     bool is_done = false;
     if (i > 0 && i >= last) {
-      double low[3] = {kInfinity, kInfinity, kInfinity}, high[3] = {-kInfinity, -kInfinity, -kInfinity};
+      Box box;
       for (last = i; last < std::min(count, i + kBatch); ++last) {
-        double from[3], to[3], extent = 0;
-        for (int axis = 0; axis < 3; ++axis) {
-          from[axis] = std::min(low[axis], row(last)[axis]);
-          to[axis] = std::max(high[axis], row(last)[axis]);
-          extent += (to[axis] - from[axis]) * (to[axis] - from[axis]);
-        }
-        if (last > i && extent > radius * radius) break;  // a pool of a wide box holds too much for each of them
-        std::copy(from, from + 3, low);
-        std::copy(to, to + 3, high);
+        Box wider = box;
+        wider.include(row(last));
+        if (last > i && wider.extent() > radius * radius) break;  // the pool of a wide box holds too much for each of them
+        box = wider;
       }
-      fill_pool(cloud, low, high, radius * radius * 1.3, bound.data(), pool);
+      fill_pool(cloud, box, radius * radius * 1.3, bound.data(), pool);
     }
     for (const double limit : {std::min(pool.limit, radius * radius * 1.1), pool.limit}) {
       if (is_done || pool.size < k) break;

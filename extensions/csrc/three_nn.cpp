@@ -2,10 +2,12 @@
 // The three nearest centres of each query, exact in float64, ties by the lowest index.
 
 #include "common.h"
-#include "leaves.h"
+#include "neighbors.h"
 
 namespace mm3dad {
 namespace three_nn_ {
+
+constexpr int64_t kPool = 256;  // room of a pool; one that holds more costs more than it saves
 
 struct Best {
   double squared[3] = {kInfinity, kInfinity, kInfinity};
@@ -31,36 +33,51 @@ inline __attribute__((always_inline)) void search_leaf(const Leaves& cloud, int6
     if (squared[i] <= best.squared[2]) best.offer(squared[i], cloud.index[first + i]);
 }
 
-// Queries come along the curve, so that each mostly shares its nearest leaf with the one before: that leaf is searched first, and the bound
-// is tight from the start.
+inline __attribute__((always_inline)) void search_pool(Pool& pool, const double* query, Best& best) {
+  measure_pool(pool, query);
+  for (int64_t i = 0; i < pool.size; ++i)
+    if (pool.squared[i] <= best.squared[2]) best.offer(pool.squared[i], pool.index[i]);
+}
+
+inline __attribute__((always_inline)) void search_all(const Leaves& cloud, const double* query, double* bound, Best& best) {
+  const int64_t nearest = nearest_leaf(cloud, query, bound);
+  search_leaf(cloud, nearest, query, best);
+  for (int64_t group = 0; group < cloud.group_count; ++group) {
+    if (bound[group] > best.squared[2]) continue;
+    double near[kGroup];
+    distance_to_boxes(cloud.leaf, group * kGroup, kGroup, query, near);
+    for (int member = 0; member < kGroup; ++member) {
+      const int64_t leaf = group * kGroup + member;
+      if (leaf != nearest && near[member] <= best.squared[2] && near[member] < kInfinity) search_leaf(cloud, leaf, query, best);
+    }
+  }
+}
+
+// Queries come along the curve: a batch of them is answered from the points near its box, within a little more than the batch before needed.
 MM3DAD_CLONES void search(const Leaves& cloud, const double* queries, const uint64_t* order, int64_t count, double* squared, int64_t* index) {
   std::vector<double> bound(cloud.group_count);
-  int64_t hint = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t q = static_cast<int64_t>(order[i]);
-    const double* query = queries + 3 * q;
-    Best best;
-    search_leaf(cloud, hint, query, best);
-    const int64_t searched = hint;
-    double nearest = kInfinity;
-    distance_to_boxes(cloud.group, 0, cloud.group_count, query, bound.data());
-    for (int64_t group = 0; group < cloud.group_count; ++group) {
-      if (bound[group] > best.squared[2]) continue;
-      double near[kGroup];
-      distance_to_boxes(cloud.leaf, group * kGroup, kGroup, query, near);
-      for (int member = 0; member < kGroup; ++member) {
-        const int64_t leaf = group * kGroup + member;
-        if (near[member] > best.squared[2] || near[member] == kInfinity) continue;
-        if (near[member] < nearest) {
-          nearest = near[member];
-          hint = leaf;
-        }
-        if (leaf != searched) search_leaf(cloud, leaf, query, best);
+  Pool pool(kPool);
+  double reach = 0;
+  for (int64_t first = 0; first < count; first += kBatch) {
+    const int64_t last = std::min<int64_t>(count, first + kBatch);
+    Box box;
+    for (int64_t i = first; i < last; ++i) box.include(queries + 3 * order[i]);
+    fill_pool(cloud, box, 2 * reach, bound.data(), pool);
+    reach = 0;
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t q = static_cast<int64_t>(order[i]);
+      const double* query = queries + 3 * q;
+      Best best;
+      search_pool(pool, query, best);
+      if (best.squared[2] > pool.limit) {
+        best = Best();
+        search_all(cloud, query, bound.data(), best);
       }
-    }
-    for (int k = 0; k < 3; ++k) {
-      squared[3 * q + k] = best.squared[k];
-      index[3 * q + k] = best.index[k] == kNone ? 0 : best.index[k];
+      if (best.squared[2] < kInfinity) reach = std::max(reach, best.squared[2]);
+      for (int k = 0; k < 3; ++k) {
+        squared[3 * q + k] = best.squared[k];
+        index[3 * q + k] = best.index[k] == kNone ? 0 : best.index[k];
+      }
     }
   }
 }
