@@ -13,7 +13,7 @@
 namespace mm3dad {
 namespace keep_smallest_ {
 
-constexpr int64_t kLanes = 16, kChunk = 64;
+constexpr int64_t kLanes = 16, kChunk = 64, kFirst = 1024;
 
 // Integers in the order of the numbers, and back.
 inline int32_t key_of(float value) {
@@ -34,6 +34,34 @@ inline __attribute__((always_inline)) T value_of(Key key) {
   return value;
 }
 
+// The least key, by and by, up to which there are at least `least` and at most `most` of some keys (more where equal ones lie on it), and how
+// many those are. Counting what lies below takes a few vectors and no branch, where a partition would guess wrong at every other entry.
+// Halving the values gets there soon, as they lie evenly; halving the keys, every other time, is sure to end.
+template <typename T, typename Key>
+inline __attribute__((always_inline)) Key find_cut(const Key* keys, int64_t count, int64_t least, int64_t most, int64_t& below) {
+  Key low = std::numeric_limits<Key>::max(), high = std::numeric_limits<Key>::min();
+#pragma omp simd reduction(min : low) reduction(max : high)
+  for (int64_t i = 0; i < count; ++i) {
+    low = keys[i] < low ? keys[i] : low;
+    high = keys[i] > high ? keys[i] : high;
+  }
+  below = count;
+  for (bool by_value = true; low < high && below > most; by_value = !by_value) {
+    Key middle = (low & high) + ((low ^ high) >> 1);
+    if (by_value) middle = std::min(std::max(key_of(value_of<T>(low) / 2 + value_of<T>(high) / 2), low), high - 1);
+    Key reached = 0;
+#pragma omp simd reduction(+ : reached)
+    for (int64_t i = 0; i < count; ++i) reached += keys[i] <= middle ? 1 : 0;
+    if (reached >= least) {
+      high = middle;
+      below = reached;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return high;
+}
+
 template <typename T>
 struct Kept {
   using Key = decltype(key_of(T()));
@@ -41,11 +69,12 @@ struct Kept {
   std::vector<int64_t> index;
   std::vector<Key> keys;
   int64_t keep, count = 0;
-  T limit = std::numeric_limits<T>::infinity();  // nothing that is not below it can be among the `keep` smallest
+  T limit = std::numeric_limits<T>::infinity();  // nothing beyond it can be among the `keep` smallest
 
-  explicit Kept(int64_t wanted) : values(6 * wanted + 2 * kChunk), index(values.size()), keys(values.size()), keep(wanted) {}
+  explicit Kept(int64_t wanted) : values(6 * wanted + 2 * kChunk), index(values.size()), keys(values.size() + kFirst), keep(wanted) {}
 
   int64_t room() const { return static_cast<int64_t>(values.size()); }
+  int64_t enough() const { return keep + keep / 2; }
 
   // Takes in what was kept so far; infinite ones stand for none.
   void open(const T* old, const int64_t* old_index) {
@@ -65,48 +94,37 @@ struct Kept {
     std::copy(index.begin(), index.begin() + keep, to_index);
   }
 
-  // Leave the smallest entries, at least `keep` and at most `most` of them. The place of the cut is found by halving a range: counting what
-  // lies below takes a few vectors and no branch, where a partition would guess wrong at every other entry. Halving the values gets there
-  // soon, as they lie evenly; halving the keys, every other time, is sure to end.
+  // Lowers the limit by what the first entries of a row allow, before any is taken in.
+  inline __attribute__((always_inline)) void narrow(const T* row, const T* squares, int64_t width) {
+    if (width <= 2 * enough()) return;
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i) keys[i] = key_of(row[i] + squares[i]);
+    int64_t below;
+    limit = std::min(limit, value_of<T>(find_cut<T>(keys.data(), width, keep, enough(), below)));
+  }
+
+  // Leaves the smallest entries, at least `keep` and at most `most` of them.
   inline __attribute__((always_inline)) void cut(int64_t most) {
     if (count <= most) return;
-    Key low = std::numeric_limits<Key>::max(), high = std::numeric_limits<Key>::min();
-#pragma omp simd reduction(min : low) reduction(max : high)
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) keys[i] = key_of(values[i]);
+    int64_t below;
+    const Key last = find_cut<T>(keys.data(), count, keep, most, below);
+    int64_t spare = std::max<int64_t>(0, below - most), to = 0;  // what is too much equals the last
     for (int64_t i = 0; i < count; ++i) {
-      keys[i] = key_of(values[i]);
-      low = keys[i] < low ? keys[i] : low;
-      high = keys[i] > high ? keys[i] : high;
-    }
-    int64_t below = count;
-    for (bool by_value = true; low < high && below > most; by_value = !by_value) {
-      Key middle = (low & high) + ((low ^ high) >> 1);
-      if (by_value) middle = std::min(std::max(key_of(value_of<T>(low) / 2 + value_of<T>(high) / 2), low), high - 1);
-      Key reached = 0;
-#pragma omp simd reduction(+ : reached)
-      for (int64_t i = 0; i < count; ++i) reached += keys[i] <= middle ? 1 : 0;
-      if (reached >= keep) {
-        high = middle;
-        below = reached;
-      } else {
-        low = middle + 1;
-      }
-    }
-    // Up to `high` there are at least as many as are kept; what is too much equals it.
-    int64_t spare = std::max<int64_t>(0, below - most), to = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const bool dropped = keys[i] == high && spare > 0;
+      const bool dropped = keys[i] == last && spare > 0;
       spare -= dropped;
       values[to] = values[i];
       index[to] = index[i];
-      to += keys[i] <= high && !dropped;
+      to += keys[i] <= last && !dropped;
     }
     count = to;
-    limit = value_of<T>(high);
+    limit = std::min(limit, value_of<T>(last));
   }
 };
 
 template <typename T>
-inline __attribute__((always_inline)) bool holds_smaller(const T* row, const T* squares, T limit) {
+inline __attribute__((always_inline)) bool holds_any(const T* row, const T* squares, T limit) {
   T least[kLanes];
   for (int64_t lane = 0; lane < kLanes; ++lane) least[lane] = row[lane] + squares[lane];
   for (int64_t first = kLanes; first < kChunk; first += kLanes)
@@ -116,17 +134,18 @@ inline __attribute__((always_inline)) bool holds_smaller(const T* row, const T* 
       least[lane] = value < least[lane] ? value : least[lane];
     }
   int found = 0;
-  for (int64_t lane = 0; lane < kLanes; ++lane) found |= least[lane] < limit;
+  for (int64_t lane = 0; lane < kLanes; ++lane) found |= least[lane] <= limit;
   return found != 0;
 }
 
-// Whatever is below the limit is put behind the kept ones, without a branch; only when the room is used up are the smallest chosen anew.
+// Whatever is within the limit is put behind the kept ones, without a branch; only when the room is used up are the smallest chosen anew.
 template <typename T>
 inline __attribute__((always_inline)) void scan_row(const T* row, const T* squares, int64_t width, int64_t offset, Kept<T>& kept) {
+  if (kept.count < kept.keep) kept.narrow(row, squares, std::min(width, kFirst));
   for (int64_t first = 0; first < width; first += kChunk) {
     const int64_t last = std::min(first + kChunk, width);
-    if (last - first == kChunk && !holds_smaller(row + first, squares + first, kept.limit)) continue;
-    if (kept.count + kChunk > kept.room()) kept.cut(kept.keep + kept.keep / 2);
+    if (last - first == kChunk && !holds_any(row + first, squares + first, kept.limit)) continue;
+    if (kept.count + kChunk > kept.room()) kept.cut(kept.enough());
     T* values = kept.values.data();
     int64_t* index = kept.index.data();
     int64_t count = kept.count;
@@ -135,7 +154,7 @@ inline __attribute__((always_inline)) void scan_row(const T* row, const T* squar
       const T value = row[q] + squares[q];
       values[count] = value;
       index[count] = offset + q;
-      count += value < limit;
+      count += value <= limit && value < std::numeric_limits<T>::infinity();
     }
     kept.count = count;
   }
