@@ -106,7 +106,7 @@ def describe_groups(groups: PointGroups, neighbors: int = 100) -> Tensor:
     (Hellinger distance between histograms).
     Source: Rusu et al., ICRA 2009 (FPFH); the statistics are ours.
     """
-    histograms = fpfh(groups.points, neighbors=neighbors).clamp_min(0).div_(200).sqrt_()
+    histograms = fpfh(groups.points, neighbors=neighbors).div_(200).sqrt_()
     return row_statistics(histograms, groups.index)
 
 
