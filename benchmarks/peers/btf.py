@@ -6,6 +6,8 @@ Written from the description, without a thought of speed. The published steps ho
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,12 +89,17 @@ def project(rows: Tensor) -> Tensor:
         return rows
 
 
-def thin_by_loop(rows: Tensor, count: int) -> Tensor:
-    """Pick greedily from row 0, one pick a turn of a Python loop, as published (there in half precision on a GPU)."""
+def thin_by_loop(rows: Tensor, count: int, until: float = math.inf) -> Tensor:
+    """Pick greedily from row 0, one pick a turn of a Python loop, as published (there in half precision on a GPU).
+
+    Past `until`, on `time.perf_counter`, it gives up and returns the picks so far.
+    """
     last = rows[:1]
     nearest = torch.linalg.norm(rows - last, dim=1, keepdim=True)
     picks = [0]
     for _ in range(count - 1):
+        if time.perf_counter() > until:
+            break
         nearest = torch.minimum(torch.linalg.norm(rows - last, dim=1, keepdim=True), nearest)
         pick = int(nearest.argmax())
         last = rows[pick : pick + 1]
