@@ -53,6 +53,7 @@ def draw_browser_view(browser: Chromium, root: Path, model: Path, out: Path) -> 
 
     view = BrowserView(open_session(root / CATEGORY / "test", sample_id=SAMPLE, model=model), port=free_port())
     try:
+        view.show()
         browser.open(view.url)
         browser.wait("document.querySelector('canvas') && document.body.innerText.includes('score')")
         browser.wait(f"document.body.innerText.includes('{SAMPLE}, score')")

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mm3dad.view.browse import KINDS
+from mm3dad.view.detail import FIRST
 from mm3dad.view.session import Session, Side
 from mm3dad.view.why import draw_why
 
@@ -35,6 +36,9 @@ class Acts(Protocol):
     def resize(self, factor: float) -> None:
         """Draw the points larger or smaller."""
 
+    def draw_all(self, whole: bool) -> None:
+        """Draw every point of a large cloud, or the first part of it."""
+
     def filter(self, defect: str | None, kind: str | None, least: float | None) -> None:
         """List only some samples."""
 
@@ -55,6 +59,7 @@ class Controls:
         self.sample = gui.add_dropdown("go to", self.names(), initial_value=self.names()[session.index])
         self.layer = gui.add_dropdown("layer", ("RGB",), initial_value="RGB")
         self.size = gui.add_slider("point size", 0.3, 4.0, 0.1, 1.0)
+        self.whole = gui.add_checkbox("all points", False, visible=False)
         self.threshold = gui.add_slider("threshold", 0.0, 1.0, 0.001, 0.0)
         self.above = gui.add_checkbox("highlight above", False)
         with gui.add_folder("filter", expand_by_default=False):
@@ -74,6 +79,7 @@ class Controls:
         on(self.sample, lambda: acts.go_to(self.names().index(self.sample.value)))
         on(self.layer, lambda: acts.choose(self.layer.value))
         on(self.size, lambda: acts.resize(self.size.value))
+        on(self.whole, lambda: acts.draw_all(self.whole.value))
         for control in (self.threshold, self.above):
             on(control, lambda: acts.cut(float(self.threshold.value), self.above.value))
         for control in (self.defect, self.kind, self.least):
@@ -105,9 +111,15 @@ class Controls:
             self.layer.value = session.layer_of(first)
             self.threshold.max, self.threshold.step = top, top / 1000
             self.threshold.value = min(top, threshold if threshold is not None else float(np.quantile(known, 0.98)))
+            self.whole.visible = any(len(side.points) > FIRST for side in session.sides)
             self.threshold.disabled = self.above.disabled = fused is None
         self._head = "\n\n".join(_headline(side, number, len(session.sides)) for number, side in enumerate(session.sides))
         self.title.content = self._head
+
+    def show_whole(self, whole: bool) -> None:
+        """Show whether all points are drawn."""
+        with self._silent():
+            self.whole.value = whole
 
     def tell(self, text: str) -> None:
         """Put a line below the head line."""

@@ -133,6 +133,7 @@ def view(plates):
     root, model = plates
     session = open_session(root / "test", sample_id="test/both/070", model=model, compare=model)
     running = BrowserView(session, port=free_port())
+    running.show()
     yield running
     running.stop()
 
