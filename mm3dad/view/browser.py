@@ -128,11 +128,16 @@ class BrowserView:
                 threading.Thread(target=self._ask_model, args=(self._opened,), daemon=True).start()
 
     def _greet(self, client: Any) -> None:
-        """Send a browser all points when it has drawn the first, unless that takes it long."""
+        """Send a browser all points when it has drawn the first, unless that takes it long; then prepare the other layers."""
         quick = draws_quickly(client) if self._whole is None else None
         with self._lock:
             if quick is not None and self._whole is None:
-                self.draw_all(quick)
+                self._whole = quick
+                if quick:
+                    self.draw_all(True)
+                elif any(len(side.points) > FIRST for side in self.session.sides):
+                    self.controls.tell(f"this browser draws slowly, so about {FIRST:,} points are shown; 'all points' shows the rest")
+        _prepare(self.session.sides)
 
     def _ask_model(self, opened: int) -> None:
         """Score and explain the sample, unless another one was opened in the meantime."""
@@ -148,7 +153,8 @@ class BrowserView:
                 self._replace(sides)
             self.controls.refresh()
             self.controls.explain(None)
-        threading.Thread(target=_prepare, args=(sides,), daemon=True).start()
+        if self.server.get_clients():  # before the first has come, `_greet` does it: the page needs the processor now
+            threading.Thread(target=_prepare, args=(sides,), daemon=True).start()
 
     def _replace(self, sides: list[Side]) -> None:
         for cloud in self._clouds:

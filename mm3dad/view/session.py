@@ -46,7 +46,7 @@ class Side:
         return float(np.sqrt(max(float(np.prod((high - low)[:2])), 1e-12) / len(self.points)))
 
     def thin(self, limit: int) -> NDArray[np.int64]:
-        """Return the numbers of about `limit` points, evenly spread: those of every n-th row and column."""
+        """Return the numbers of at most about `limit` points, evenly spread: those of every n-th row and column."""
         step = math.ceil(math.sqrt(len(self.points) / limit))
         row, column = np.divmod(self.pixel, self.layers.scene.size[1])
         kept = np.flatnonzero((row % step == step // 2) & (column % step == step // 2)) if self.layers.scene.organised else np.empty(0)

@@ -195,6 +195,38 @@ def test_browser_view_filters_and_moves(view):
     wait_for(lambda: view.session.highlight)
 
 
+@pytest.fixture
+def few_first(monkeypatch):
+    """Few points before a browser has shown how quickly it draws; to be asked for before `view`."""
+    for place in ("browser", "controls"):
+        monkeypatch.setattr(f"mm3dad.view.{place}.FIRST", 1000)
+
+
+def test_a_slow_browser_gets_a_part_of_a_large_cloud_and_all_of_it_on_request(browser, few_first, view, monkeypatch):
+    monkeypatch.setattr("mm3dad.view.detail.QUICK", 0.0)
+    wait_for(lambda: view.session.entry.score is not None)  # the model's answer brings a side of its own
+    side = view.session.sides[0]
+    whole = len(side.points)
+    assert len(view._clouds[0].points) == len(view._clouds[0].colors) == len(side.thin(1000)) < whole
+    coarse = view._clouds[0].point_size
+    browser.open(view.url)
+    wait_for(lambda: "draws slowly" in view.controls.title.content)
+    assert view.controls.whole.visible and not view.controls.whole.value and len(view._clouds[0].points) < whole
+    view.click(tuple(side.points[0] + np.array([view.session.shift(0), 0, 3.0])), (0.0, 0.0, -1.0))
+    assert side.picked is not None and side.picked not in side.thin(1000)  # a click meets points that are not drawn, too
+    view.controls.whole.value = True
+    wait_for(lambda: len(view._clouds[0].points) == len(view._clouds[0].colors) == whole)
+    assert view._clouds[0].point_size < coarse
+
+
+def test_a_quick_browser_gets_the_whole_cloud_unasked(browser, few_first, view, monkeypatch):
+    monkeypatch.setattr("mm3dad.view.detail.QUICK", PATIENCE)
+    assert len(view._clouds[0].points) < len(view.session.sides[0].points)
+    browser.open(view.url)
+    wait_for(lambda: len(view._clouds[0].points) == len(view.session.sides[0].points))
+    wait_for(lambda: view.controls.whole.value)
+
+
 def test_broken_sample_leaves_the_view_running(view, monkeypatch):
     entry = view.session.shown[1]
     monkeypatch.setattr(entry, "source", entry.source.with_name("gone.png"))
