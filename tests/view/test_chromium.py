@@ -204,7 +204,7 @@ def few_first(monkeypatch):
 
 def test_a_slow_browser_gets_a_part_of_a_large_cloud_and_all_of_it_on_request(browser, few_first, view, monkeypatch):
     monkeypatch.setattr("mm3dad.view.detail.QUICK", 0.0)
-    wait_for(lambda: view.session.entry.score is not None)  # the model's answer brings a side of its own
+    wait_for(lambda: view.session.sides[0].layers.scene.groups is not None)  # the model's answer is a side of its own
     side = view.session.sides[0]
     whole = len(side.points)
     assert len(view._clouds[0].points) == len(view._clouds[0].colors) == len(side.thin(1000)) < whole
