@@ -12,7 +12,7 @@ import torch
 from mm3dad.types import Sample
 from mm3dad.view import view_path, write_cloud_page
 from mm3dad.view.live import open_session
-from tests.view.chromium import PATIENCE, differ, free_port
+from tests.view.chromium import PATIENCE, Chromium, differ, free_port
 from tests.view.parts import make_map, make_sample
 
 
@@ -259,3 +259,9 @@ def test_unorganised_cloud_is_drawn(tmp_path, browser, sample):
     flat = Sample(xyz=sample.xyz.reshape(3, 1, -1), meta=dataclasses.replace(sample.meta, organised=False))
     load(browser, write_cloud_page(tmp_path / "a.html", flat, make_map(sample).reshape(1, -1)))
     assert browser.errors == [] and browser.screenshot()[60:, 320:].std() > 10
+
+
+def test_without_chromium_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(pytest.skip.Exception, match="apt-get install chromium"):
+        Chromium()
