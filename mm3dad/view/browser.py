@@ -16,6 +16,7 @@ from mm3dad.view.detail import FIRST, draws_quickly
 from mm3dad.view.serve import LOOPBACK, check_port, load_viser
 from mm3dad.view.session import Session, Side
 
+PAUSE = 0.5  # seconds from a page's connection on that belong to its first frame
 Vector = tuple[float, float, float]
 
 
@@ -128,7 +129,9 @@ class BrowserView:
                 threading.Thread(target=self._ask_model, args=(self._opened,), daemon=True).start()
 
     def _greet(self, client: Any) -> None:
-        """Send a browser all points when it has drawn the first, unless that takes it long; then prepare the other layers."""
+        """Show a page the panel when it may have drawn the cloud, all points when it draws quickly; then prepare the other layers."""
+        time.sleep(PAUSE)
+        self.controls.appear()
         quick = draws_quickly(client) if self._whole is None else None
         with self._lock:
             if quick is not None and self._whole is None:

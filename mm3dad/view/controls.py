@@ -44,7 +44,7 @@ class Acts(Protocol):
 
 
 class Controls:
-    """The panel beside the cloud.
+    """The panel beside the cloud; out of sight until `appear`, because a page needs longer to build it than to draw the cloud.
 
     Args:
         gui: viser's.
@@ -62,7 +62,8 @@ class Controls:
         self.whole = gui.add_checkbox("all points", False, visible=False)
         self.threshold = gui.add_slider("threshold", 0.0, 1.0, 0.001, 0.0)
         self.above = gui.add_checkbox("highlight above", False)
-        with gui.add_folder("filter", expand_by_default=False):
+        chosen = gui.add_folder("filter", expand_by_default=False)
+        with chosen:
             defects = sorted({entry.defect for entry in session.all if entry.defect})
             self.defect = gui.add_dropdown("defect", (ALL, *defects), initial_value=ALL)
             self.kind = gui.add_dropdown("verdict", (ALL, *KINDS), initial_value=ALL)
@@ -71,6 +72,9 @@ class Controls:
         with self._why:
             self._facts = gui.add_markdown("click a point")
         self._picture: Any = None
+        self._parts = (self.title, turn, self.sample, self.layer, self.size, self.threshold, self.above, chosen, self._why)
+        for part in self._parts:
+            part.visible = False
 
         def on(control: Any, act: Any) -> None:
             control.on_update(lambda _: None if self._quiet else act())
@@ -84,6 +88,11 @@ class Controls:
             on(control, lambda: acts.cut(float(self.threshold.value), self.above.value))
         for control in (self.defect, self.kind, self.least):
             on(control, lambda: acts.filter(_chosen(self.defect.value), _chosen(self.kind.value), float(self.least.value) or None))
+
+    def appear(self) -> None:
+        """Show the panel."""
+        for part in self._parts:
+            part.visible = True
 
     def names(self) -> list[str]:
         """Return the listed samples as they are called."""

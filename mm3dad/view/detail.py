@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 FIRST = 80_000  # points; without a graphics card each frame of them takes a fifth of a second, of 640,000 two
-PAUSE = 0.5  # seconds after a page has connected: a look at once would stand before the first frame that a person sees
 QUICK = 0.3  # seconds there and back for one look; 0.03 with a graphics card, 0.5 and more without
 _LOOK = 16  # pixels of its picture, which is thrown away
 
@@ -17,7 +16,6 @@ def draws_quickly(client: Any) -> bool | None:
     Args:
         client: of viser. It answers when what was sent before is drawn, so this waits for the first frame and times the next one.
     """
-    time.sleep(PAUSE)
     try:
         client.get_render(_LOOK, _LOOK)
         start = time.perf_counter()

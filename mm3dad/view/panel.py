@@ -157,7 +157,8 @@ def _draw_bar(picture: Image, scale: Scale, place: tuple[int, int, int], ink: tu
 
     left, top, width = place
     font, draw = ImageFont.load_default(11), ImageDraw.Draw(picture)
-    low, high = f"{scale.low:.3g}", f"{scale.high:.3g}"
+    low = f"{0 if abs(scale.low) < 1e-3 * abs(scale.high) else scale.low:.3g}"  # a few millionths are nothing here
+    high = f"{scale.high:.3g}"
     start = left + round(font.getlength(low)) + 5
     stop = left + width - round(font.getlength(high)) - 5
     draw.text((left, top), low, ink, font=font)

@@ -227,6 +227,17 @@ def test_a_quick_browser_gets_the_whole_cloud_unasked(browser, few_first, view, 
     wait_for(lambda: view.controls.whole.value)
 
 
+def test_the_panel_appears_after_the_cloud(browser, view, monkeypatch):
+    monkeypatch.setattr("mm3dad.view.browser.PAUSE", 3.0)
+    assert not view.controls.layer.visible and not view.controls.title.visible
+    browser.open(view.url)
+    browser.wait("document.querySelector('canvas') !== null")
+    browser.settle()
+    assert "point size" not in browser.run("document.body.innerText")
+    browser.wait("document.body.innerText.includes('point size') && document.body.innerText.includes('test/both/070')")
+    assert not view.controls.whole.visible  # the cloud is small
+
+
 def test_broken_sample_leaves_the_view_running(view, monkeypatch):
     entry = view.session.shown[1]
     monkeypatch.setattr(entry, "source", entry.source.with_name("gone.png"))

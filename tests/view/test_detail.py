@@ -21,8 +21,7 @@ class StandIn:
 
 
 @pytest.fixture(autouse=True)
-def no_pause(monkeypatch):
-    monkeypatch.setattr(detail, "PAUSE", 0.0)
+def limit(monkeypatch):
     monkeypatch.setattr(detail, "QUICK", 0.1)
 
 
