@@ -3,8 +3,9 @@
     python -m benchmarks.waits --root data/synthetic [--size 800] [--predictions 1000] [--json waits.json]
 
 Each row is the median of its repeats with the least and the most, and the processor time beside it, which the other work of a busy machine
-does not lengthen. The viewer shows a plate of `size` x `size` points (`benchmarks.viewer --frame`: until it is drawn); the report is of an evaluation of one category whose rows are
-repeated, each with a file of maps of its own; the line scores synthetic parts with and without `--watch`.
+does not lengthen. The viewer shows a plate of `size` x `size` points (`benchmarks.viewer --frame`: until it is drawn); the report is of an
+evaluation of one category whose rows are repeated, each with a file of maps of its own; the line scores synthetic parts with and without
+`--watch`.
 """
 
 from __future__ import annotations
