@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from mm3dad.errors import Mm3dadError
 from mm3dad.view.controls import Controls
 from mm3dad.view.detail import FIRST, draws_quickly
-from mm3dad.view.serve import LOOPBACK, check_port, load_viser
+from mm3dad.view.serve import LOOPBACK, check_port, hushed, load_viser
 from mm3dad.view.session import Session, Side
 
 PAUSE = 0.5  # seconds from a page's connection on that belong to its first frame
@@ -37,12 +36,12 @@ class BrowserView:
         viser = load_viser()
         check_port(host, port)
         self.session, self.url = session, f"http://{host}:{port}"
-        self._lock, self._opened, self._factor = threading.RLock(), 0, 1.0
+        self._lock, self._tried, self._opened, self._factor = threading.RLock(), threading.Event(), 0, 1.0
         self._clouds: list[Any] = []
         self._drawn: list[np.ndarray] = []
         self._kept: list[slice | np.ndarray] = []
         self._whole: bool | None = None  # all points; None until a browser has shown how quickly it draws, or a person has chosen
-        with _hushed():
+        with hushed():
             self.server = viser.ViserServer(host=host, port=port, label="mm3dad", verbose=False)
         self.server.gui.configure_theme(control_width="medium", show_logo=False, show_share_button=False)
         self.server.gui.main_panel.dock_right()
@@ -124,22 +123,25 @@ class BrowserView:
         """Draw the current entry: at once what was kept, then what the model says, where there is one."""
         with self._lock:
             self._opened += 1
-            if self._try(lambda: self._draw(self.session.open(quick=True))) and any(side.entry.model for side in self.session.sides):
+            drawn = self._try(lambda: self._draw(self.session.open(quick=True)))
+            self._tried.set()
+            if drawn and any(side.entry.model for side in self.session.sides):
                 self.controls.tell("the model is at work ...")
                 threading.Thread(target=self._ask_model, args=(self._opened,), daemon=True).start()
 
     def _greet(self, client: Any) -> None:
         """Show a page the panel when it may have drawn the cloud, all points when it draws quickly; then prepare the other layers."""
+        self._tried.wait()
         time.sleep(PAUSE)
         self.controls.appear()
-        quick = draws_quickly(client) if self._whole is None else None
+        quick = draws_quickly(client) if self._whole is None and self._clouds else None
         with self._lock:
             if quick is not None and self._whole is None:
                 self._whole = quick
                 if quick:
                     self.draw_all(True)
-                elif any(len(side.points) > FIRST for side in self.session.sides):
-                    self.controls.tell(f"this browser draws slowly, so about {FIRST:,} points are shown; 'all points' shows the rest")
+                elif (shown := sum(len(cloud.points) for cloud in self._clouds)) < (count := sum(map(len, self._drawn))):
+                    self.controls.tell(f"this browser draws slowly: {shown:,} of {count:,} points are shown; 'all points' shows the rest")
         _prepare(self.session.sides)
 
     def _ask_model(self, opened: int) -> None:
@@ -200,22 +202,9 @@ class BrowserView:
 
     def stop(self) -> None:
         """Stop serving; a model that is at work has nobody to tell any more."""
-        with self._lock, _hushed():
+        with self._lock, hushed():
             self._opened += 1
             self.server.stop()
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep viser's own box and farewell from stdout, where the address is told in one line."""
-    import rich
-
-    console = rich.get_console()
-    before, console.quiet = console.quiet, True
-    try:
-        yield
-    finally:
-        console.quiet = before
 
 
 def _prepare(sides: list[Side]) -> None:

@@ -227,6 +227,21 @@ def test_a_quick_browser_gets_the_whole_cloud_unasked(browser, few_first, view, 
     wait_for(lambda: view.controls.whole.value)
 
 
+def test_a_page_that_comes_before_the_sample_waits_for_it(browser, view, few_first, monkeypatch):
+    monkeypatch.setattr("mm3dad.view.detail.QUICK", 0.0)
+    early = type(view)(view.session, port=free_port())
+    try:
+        browser.open(early.url)
+        browser.wait("document.querySelector('canvas') !== null")
+        time.sleep(2)
+        assert early._whole is None and not early.controls.title.visible  # an empty scene would be drawn quickly by anyone
+        early.show()
+        wait_for(lambda: early._whole is False and early.controls.title.visible)
+        browser.wait("document.body.innerText.includes('test/both/070')")
+    finally:
+        early.stop()
+
+
 def test_the_panel_appears_after_the_cloud(browser, view, monkeypatch):
     monkeypatch.setattr("mm3dad.view.browser.PAUSE", 3.0)
     assert not view.controls.layer.visible and not view.controls.title.visible
