@@ -54,6 +54,7 @@ def draw_browser_view(browser: Chromium, root: Path, model: Path, out: Path) -> 
 
     view = BrowserView(open_session(root / CATEGORY / "test", sample_id=SAMPLE, model=model), port=free_port())
     try:
+        view.draw_all(True)
         view.show()
         browser.open(view.url)
         browser.wait("document.querySelector('canvas') && document.body.innerText.includes('score')")

@@ -15,6 +15,7 @@ from mm3dad.view.detail import FIRST, draws_quickly
 from mm3dad.view.serve import LOOPBACK, check_port, hushed, load_viser
 from mm3dad.view.session import Session, Side
 
+CLOSED = 1.35  # size of a point in spacings, so that a cloud seen from the side has no gaps
 PAUSE = 0.5  # seconds from a page's connection on that belong to its first frame
 Vector = tuple[float, float, float]
 
@@ -181,7 +182,7 @@ class BrowserView:
         ]
 
     def _point_size(self, side: Side, kept: slice | np.ndarray) -> float:
-        return 0.9 * side.spacing * self._factor * float(np.sqrt(len(side.points) / len(side.points[kept])))
+        return CLOSED * side.spacing * self._factor * float(np.sqrt(len(side.points) / len(side.points[kept])))
 
     def paint(self) -> None:
         """Colour the points anew; their places stay."""

@@ -112,7 +112,7 @@ class Controls:
         session, (first, *_) = self._session, self._session.sides
         fused, threshold = first.layers.scene.map, session.threshold
         known = np.zeros(1) if fused is None else fused[np.isfinite(fused)]
-        top = round_up(max(float(known.max(initial=0.0)), 1.2 * (threshold or 0.0), 1e-6))
+        top = 1.0 if fused is None else round_up(max(float(known.max(initial=0.0)), 1.2 * (threshold or 0.0), 1e-6))
         with self._silent():
             self.sample.options = self.names()
             self.sample.value = self.names()[session.index]
@@ -126,9 +126,10 @@ class Controls:
         self.title.content = self._head
 
     def show_whole(self, whole: bool) -> None:
-        """Show whether all points are drawn."""
+        """Show whether all points are drawn, and no longer why they are not."""
         with self._silent():
             self.whole.value = whole
+        self.title.content = self._head
 
     def tell(self, text: str) -> None:
         """Put a line below the head line."""

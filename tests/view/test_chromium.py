@@ -190,7 +190,7 @@ def test_browser_view_filters_and_moves(view):
     view.controls.kind.value = "found"
     wait_for(lambda: {entry.kind for entry in view.session.shown} == {"found"})
     view.controls.size.value = 2.0
-    wait_for(lambda: view._clouds[0].point_size == pytest.approx(1.8 * view.session.sides[0].spacing))
+    wait_for(lambda: view._clouds[0].point_size == pytest.approx(2.7 * view.session.sides[0].spacing))
     view.controls.above.value = True
     wait_for(lambda: view.session.highlight)
 
