@@ -95,3 +95,14 @@ def test_other_shells(capsys):
     assert capsys.readouterr().out.startswith("#compdef mm3dad")
     assert main(["completion", "tcl"]) == 2
     assert "invalid choice: 'tcl'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_reads_its_script(tmp_path, capsys):
+    main(["completion", "zsh"])
+    path = tmp_path / "_mm3dad"
+    path.write_text(capsys.readouterr().out)
+    asked = f'fpath=("{tmp_path}" $fpath); autoload -Uz compinit; compinit -u -D; autoload +X _mm3dad; print ${{_comps[mm3dad]}}'
+    done = subprocess.run(["zsh", "-f", "-c", asked], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == ("_mm3dad", "")
+    assert subprocess.run(["zsh", "-f", "-n", str(path)], capture_output=True, timeout=60).stderr == b""

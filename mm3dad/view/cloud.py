@@ -58,6 +58,33 @@ def splat(
     Raises:
         ShapeError: arrays that do not belong together, or an empty picture.
     """
+    light, cover = _draw(xyz, valid, colors, size, azimuth, elevation, steady)
+    paper = np.array(PAGE[dark], np.float32)
+    return np.asarray((light + (1 - cover[..., None]) * paper).round(), np.uint8)
+
+
+def splat_clear(
+    xyz: Array,
+    valid: NDArray[np.bool_],
+    colors: Array,
+    size: tuple[int, int] = (240, 320),
+    azimuth: float = -20.0,
+    elevation: float = 50.0,
+) -> Picture:
+    """Draw a cloud as `splat` does, on nothing: for a page that is light for one reader and dark for another.
+
+    Returns:
+        (h, w, 4) uint8; the last channel is 0 where no point is.
+    """
+    light, cover = _draw(xyz, valid, colors, size, azimuth, elevation, False)
+    color = light / np.maximum(cover, 1e-6)[..., None]
+    return np.concatenate([color, 255 * cover[..., None]], -1).round().astype(np.uint8)
+
+
+def _draw(
+    xyz: Array, valid: NDArray[np.bool_], colors: Array, size: tuple[int, int], azimuth: float, elevation: float, steady: bool
+) -> tuple[Array, Array]:
+    """Return the light that comes from the points (h, w, 3), 0 to 255, and the share of each pixel that they cover (h, w)."""
     xyz, colors, valid = np.asarray(xyz), np.asarray(colors), np.asarray(valid, bool)
     if xyz.ndim != 3 or xyz.shape[0] != 3 or xyz.shape != colors.shape or xyz.shape[1:] != valid.shape:
         raise ShapeError(
@@ -66,12 +93,11 @@ def splat(
         )
     if min(size) < 1:
         raise ShapeError(f"the picture's size must be at least (1, 1), got {tuple(size)}; give (height, width) in pixels")
-    background = PAGE[dark]
     height, width = size[0] * _FINE, size[1] * _FINE
     index = np.flatnonzero(valid)
     index = index[:: max(1, index.size // (2 * height * width))]
     if index.size == 0:
-        return np.full((*size, 3), background, np.uint8)
+        return np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
     up_y, up_z = toward_viewer(xyz, valid)
     points = xyz.reshape(3, -1)[:, index].astype(np.float64) * np.array([[1.0], [up_y], [up_z]])
     turned = (view_axes(azimuth, elevation) @ points).astype(np.float32)
@@ -99,12 +125,12 @@ def splat(
     depth = np.full(nearest.shape, -np.inf, np.float32)
     depth[drawn] = turned[2, seen]
     light = _edge_light(depth, float(extent[2]))[drawn] * np.float32(255)
-    picture = np.empty((3, height, width), np.float32)
-    for channel, value, paper in zip(picture, colors.reshape(3, -1), background, strict=True):
-        channel[:] = paper
+    picture = np.zeros((3, height, width), np.float32)
+    for channel, value in zip(picture, colors.reshape(3, -1), strict=True):
         channel[drawn] = np.clip(value[index[seen]], 0, 1) * light
     coarse = picture.reshape(3, size[0], _FINE, size[1], _FINE).mean((2, 4))
-    return np.moveaxis(coarse, 0, -1).round().astype(np.uint8)
+    cover = drawn.reshape(size[0], _FINE, size[1], _FINE).mean((1, 3), dtype=np.float32)
+    return np.moveaxis(coarse, 0, -1), cover
 
 
 def _stamp_size(extent: NDArray[np.float64], count: int) -> int:

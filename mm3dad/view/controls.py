@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mm3dad.view.browse import KINDS
+from mm3dad.view.detail import FIRST
 from mm3dad.view.session import Session, Side
 from mm3dad.view.why import draw_why
 
@@ -35,12 +36,15 @@ class Acts(Protocol):
     def resize(self, factor: float) -> None:
         """Draw the points larger or smaller."""
 
+    def draw_all(self, whole: bool) -> None:
+        """Draw every point of a large cloud, or the first part of it."""
+
     def filter(self, defect: str | None, kind: str | None, least: float | None) -> None:
         """List only some samples."""
 
 
 class Controls:
-    """The panel beside the cloud.
+    """The panel beside the cloud; out of sight until `appear`, because a page needs longer to build it than to draw the cloud.
 
     Args:
         gui: viser's.
@@ -55,9 +59,11 @@ class Controls:
         self.sample = gui.add_dropdown("go to", self.names(), initial_value=self.names()[session.index])
         self.layer = gui.add_dropdown("layer", ("RGB",), initial_value="RGB")
         self.size = gui.add_slider("point size", 0.3, 4.0, 0.1, 1.0)
+        self.whole = gui.add_checkbox("all points", False, visible=False)
         self.threshold = gui.add_slider("threshold", 0.0, 1.0, 0.001, 0.0)
         self.above = gui.add_checkbox("highlight above", False)
-        with gui.add_folder("filter", expand_by_default=False):
+        chosen = gui.add_folder("filter", expand_by_default=False)
+        with chosen:
             defects = sorted({entry.defect for entry in session.all if entry.defect})
             self.defect = gui.add_dropdown("defect", (ALL, *defects), initial_value=ALL)
             self.kind = gui.add_dropdown("verdict", (ALL, *KINDS), initial_value=ALL)
@@ -66,6 +72,9 @@ class Controls:
         with self._why:
             self._facts = gui.add_markdown("click a point")
         self._picture: Any = None
+        self._parts = (self.title, turn, self.sample, self.layer, self.size, self.threshold, self.above, chosen, self._why)
+        for part in self._parts:
+            part.visible = False
 
         def on(control: Any, act: Any) -> None:
             control.on_update(lambda _: None if self._quiet else act())
@@ -74,10 +83,16 @@ class Controls:
         on(self.sample, lambda: acts.go_to(self.names().index(self.sample.value)))
         on(self.layer, lambda: acts.choose(self.layer.value))
         on(self.size, lambda: acts.resize(self.size.value))
+        on(self.whole, lambda: acts.draw_all(self.whole.value))
         for control in (self.threshold, self.above):
             on(control, lambda: acts.cut(float(self.threshold.value), self.above.value))
         for control in (self.defect, self.kind, self.least):
             on(control, lambda: acts.filter(_chosen(self.defect.value), _chosen(self.kind.value), float(self.least.value) or None))
+
+    def appear(self) -> None:
+        """Show the panel."""
+        for part in self._parts:
+            part.visible = True
 
     def names(self) -> list[str]:
         """Return the listed samples as they are called."""
@@ -97,7 +112,7 @@ class Controls:
         session, (first, *_) = self._session, self._session.sides
         fused, threshold = first.layers.scene.map, session.threshold
         known = np.zeros(1) if fused is None else fused[np.isfinite(fused)]
-        top = round_up(max(float(known.max(initial=0.0)), 1.2 * (threshold or 0.0), 1e-6))
+        top = 1.0 if fused is None else round_up(max(float(known.max(initial=0.0)), 1.2 * (threshold or 0.0), 1e-6))
         with self._silent():
             self.sample.options = self.names()
             self.sample.value = self.names()[session.index]
@@ -105,8 +120,15 @@ class Controls:
             self.layer.value = session.layer_of(first)
             self.threshold.max, self.threshold.step = top, top / 1000
             self.threshold.value = min(top, threshold if threshold is not None else float(np.quantile(known, 0.98)))
+            self.whole.visible = any(len(side.points) > FIRST for side in session.sides)
             self.threshold.disabled = self.above.disabled = fused is None
         self._head = "\n\n".join(_headline(side, number, len(session.sides)) for number, side in enumerate(session.sides))
+        self.title.content = self._head
+
+    def show_whole(self, whole: bool) -> None:
+        """Show whether all points are drawn, and no longer why they are not."""
+        with self._silent():
+            self.whole.value = whole
         self.title.content = self._head
 
     def tell(self, text: str) -> None:

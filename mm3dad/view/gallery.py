@@ -138,7 +138,7 @@ def _cell(name: str, picture: Picture | None, row: Row) -> str:
     height, width = picture.shape[:2]
     return (
         f"<div><img loading='lazy' width='{width}' height='{height}' alt='{text(name)} of {text(row.id)}' "
-        f"src='data:image/jpeg;base64,{encode_jpeg(picture)}'><span>{text(name)}</span></div>"
+        f"src='{data_address(picture)}'><span>{text(name)}</span></div>"
     )
 
 
@@ -149,3 +149,14 @@ def encode_jpeg(picture: Picture, quality: int = 80) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality, optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def data_address(picture: Picture) -> str:
+    """Return a picture as an address that holds it: JPEG, or WebP where it is clear in places."""
+    from PIL import Image
+
+    if picture.shape[2] == 3:
+        return f"data:image/jpeg;base64,{encode_jpeg(picture)}"
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", quality=80)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -59,7 +59,7 @@ def serve_path(session: Session, host: str, port: int, tell: Callable[[str], obj
 
     view = BrowserView(session, host, port)
     tell(f"open {view.url} in a browser (over SSH: ssh -L {port}:localhost:{port} HOST); Ctrl-C ends it")
-    view.wait()
+    view.run()
 
 
 def show_window(session: Session, tell: Callable[[str], object]) -> None:

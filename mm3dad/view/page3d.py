@@ -110,7 +110,7 @@ def write_cloud_page(
     facts += [f"score {score:.3g}"] if score is not None else []
     facts += [f"threshold {threshold:.3g}"] if threshold is not None else []
     still = io.BytesIO()
-    panel(_thin_evenly(scene, 480), threshold=threshold, title="", size=240).save(still, "JPEG", quality=82)
+    panel(_thin_evenly(scene, 240), threshold=threshold, title="", size=240).save(still, "JPEG", quality=82)
     assets = importlib.resources.files("mm3dad.view") / "assets"
     page = _PAGE.format(
         title=html.escape(title),

@@ -9,7 +9,7 @@ import numpy as np
 
 from mm3dad.errors import DataError
 from mm3dad.types import Prediction
-from mm3dad.view.cloud import splat
+from mm3dad.view.cloud import splat_clear
 from mm3dad.view.colors import PAGE, Picture, Scale, heat_table, shared_scale
 from mm3dad.view.scene import Scene, as_colors, build_scene
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 GAP, TITLE = 8, 20  # pixels between tiles, and of a line of text
 
 
-def draw_tiles(scene: Scene, scale: Scale | None = None, size: int = 240, dark: bool = False) -> dict[str, Picture]:
+def draw_tiles(scene: Scene, scale: Scale | None = None, size: int = 240) -> dict[str, Picture]:
     """Draw the pictures of one scene: any of "RGB", "cloud", "score map", "ground truth", in this order.
 
     Args:
         scene: what there is; a picture whose data are missing is left out.
         scale: of the score map; its own when None.
         size: height of each tile in pixels.
-        dark: dark background of the clouds.
+
+    Returns:
+        Name -> (h, w, 3) uint8; (h, w, 4) with nothing behind the points where it is a cloud.
     """
     from PIL import Image
 
@@ -42,13 +44,13 @@ def draw_tiles(scene: Scene, scale: Scale | None = None, size: int = 240, dark: 
         if scene.organised:
             return fit(picture)
         assert scene.xyz is not None
-        return splat(scene.xyz, scene.valid, as_colors(picture), (size, size), dark=dark)
+        return splat_clear(scene.xyz, scene.valid, as_colors(picture), (size, size))
 
     tiles: dict[str, Picture] = {}
     if scene.rgb is not None and scene.organised:
         tiles["RGB"] = fit(scene.base_picture())
     if scene.xyz is not None:
-        tiles["cloud"] = splat(scene.xyz, scene.valid, scene.base_colors(), (size, size), dark=dark)
+        tiles["cloud"] = splat_clear(scene.xyz, scene.valid, scene.base_colors(), (size, size))
     if scene.map is not None:
         tiles["score map"] = place(scene.heat(scale or shared_scale([scene.map])))
     if scene.mask is not None:
@@ -96,7 +98,7 @@ def panel(
         threshold = prediction_map.threshold if threshold is None else threshold
     if scale is None and scene.map is not None:
         scale = shared_scale([scene.map], threshold)
-    tiles = draw_tiles(scene, scale, size, dark)
+    tiles = draw_tiles(scene, scale, size)
     head = " / ".join((scene.meta.category, scene.meta.id)) if title is None else title
     verdict = _verdict(score, threshold)
     head = "   ".join(part for part in (head, verdict) if part)
@@ -112,7 +114,8 @@ def panel(
     left = GAP
     for name, tile in tiles.items():
         draw.text((left, top - TITLE + 1), name, quiet, font=small)
-        picture.paste(Image.fromarray(tile), (left, top))
+        drawn = Image.fromarray(tile)
+        picture.paste(drawn, (left, top), drawn if drawn.mode == "RGBA" else None)
         if name == "score map" and scale is not None:
             _draw_bar(picture, scale, (left, top + size + 4, tile.shape[1]), quiet)
         left += tile.shape[1] + GAP
@@ -154,7 +157,8 @@ def _draw_bar(picture: Image, scale: Scale, place: tuple[int, int, int], ink: tu
 
     left, top, width = place
     font, draw = ImageFont.load_default(11), ImageDraw.Draw(picture)
-    low, high = f"{scale.low:.3g}", f"{scale.high:.3g}"
+    low = f"{0 if abs(scale.low) < 1e-3 * abs(scale.high) else scale.low:.3g}"  # a few millionths are nothing here
+    high = f"{scale.high:.3g}"
     start = left + round(font.getlength(low)) + 5
     stop = left + width - round(font.getlength(high)) - 5
     draw.text((left, top), low, ink, font=font)

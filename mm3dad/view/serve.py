@@ -1,8 +1,10 @@
-"""What the browser view needs before it starts: viser, and a port that is free."""
+"""What the browser view needs before it starts: viser, silent, and a port that is free."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mm3dad.errors import ConfigError, MissingPackageError
@@ -44,3 +46,16 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigError(f"port {port} of {host} cannot be used ({error.strerror}); choose another with --port") from error
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep viser's own box and farewell from stdout, where the address is told in one line."""
+    import rich
+
+    console = rich.get_console()
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before

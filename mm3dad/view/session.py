@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,13 @@ class Side:
         """Distance between neighbouring points."""
         low, high = np.quantile(self.points[:: max(1, len(self.points) // 20_000)], [0.01, 0.99], axis=0)
         return float(np.sqrt(max(float(np.prod((high - low)[:2])), 1e-12) / len(self.points)))
+
+    def thin(self, limit: int) -> NDArray[np.int64]:
+        """Return the numbers of at most about `limit` points, evenly spread: those of every n-th row and column."""
+        step = math.ceil(math.sqrt(len(self.points) / limit))
+        row, column = np.divmod(self.pixel, self.layers.scene.size[1])
+        kept = np.flatnonzero((row % step == step // 2) & (column % step == step // 2)) if self.layers.scene.organised else np.empty(0)
+        return kept if kept.size else np.arange(0, len(self.points), step * step)
 
     def place(self, point: int) -> tuple[int, int]:
         """Return row and column of a point."""

@@ -6,7 +6,9 @@ import torch
 from mm3dad import files
 from mm3dad.errors import ConfigError, DataError
 from mm3dad.run.explain import Explainer
+from mm3dad.view import view_path
 from mm3dad.view.browse import KINDS, filter_entries, list_entries, pair_entries, pick_entry, rescore_entries
+from mm3dad.view.layers import Layers
 from tests.view.parts import make_evaluation, make_rows, make_sample, write_sample
 
 
@@ -66,6 +68,17 @@ def test_an_entry_reads_its_maps_and_forgets_them(results):
     assert torch.equal(entry.sample.mask, torch.from_numpy(scene.mask)) and "sample" in entry.__dict__
     entry.close()
     assert "sample" not in entry.__dict__ and (entry.open().map == scene.map).all()
+
+
+def test_predictions_whose_maps_are_gone_or_damaged_still_show_the_cloud(tmp_path, results):
+    for number, path in enumerate(sorted(results.rglob("*.safetensors"))):
+        path.unlink() if number % 2 else path.write_bytes(b"damaged")
+    for entry in list_entries(results)[:2]:
+        scene = entry.open()
+        assert scene.maps == {} and scene.map is None and scene.valid.any() and entry.score is not None
+        assert list(Layers(scene)) == ["RGB", "height", "normals", "curvature", "ground truth"]
+    page, picture = view_path(results, tmp_path / "a.html", tmp_path / "a.png")
+    assert page.stat().st_size > 10_000 and picture.stat().st_size > 1000
 
 
 def test_a_model_gives_scores_groups_and_reasons(plates):

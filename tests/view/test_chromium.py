@@ -12,7 +12,7 @@ import torch
 from mm3dad.types import Sample
 from mm3dad.view import view_path, write_cloud_page
 from mm3dad.view.live import open_session
-from tests.view.chromium import PATIENCE, differ, free_port
+from tests.view.chromium import PATIENCE, Chromium, differ, free_port
 from tests.view.parts import make_map, make_sample
 
 
@@ -133,6 +133,7 @@ def view(plates):
     root, model = plates
     session = open_session(root / "test", sample_id="test/both/070", model=model, compare=model)
     running = BrowserView(session, port=free_port())
+    running.show()
     yield running
     running.stop()
 
@@ -189,9 +190,67 @@ def test_browser_view_filters_and_moves(view):
     view.controls.kind.value = "found"
     wait_for(lambda: {entry.kind for entry in view.session.shown} == {"found"})
     view.controls.size.value = 2.0
-    wait_for(lambda: view._clouds[0].point_size == pytest.approx(1.8 * view.session.sides[0].spacing))
+    wait_for(lambda: view._clouds[0].point_size == pytest.approx(2.7 * view.session.sides[0].spacing))
     view.controls.above.value = True
     wait_for(lambda: view.session.highlight)
+
+
+@pytest.fixture
+def few_first(monkeypatch):
+    """Few points before a browser has shown how quickly it draws; to be asked for before `view`."""
+    for place in ("browser", "controls"):
+        monkeypatch.setattr(f"mm3dad.view.{place}.FIRST", 1000)
+
+
+def test_a_slow_browser_gets_a_part_of_a_large_cloud_and_all_of_it_on_request(browser, few_first, view, monkeypatch):
+    monkeypatch.setattr("mm3dad.view.detail.QUICK", 0.0)
+    wait_for(lambda: view.session.sides[0].layers.scene.groups is not None)  # the model's answer is a side of its own
+    side = view.session.sides[0]
+    whole = len(side.points)
+    assert len(view._clouds[0].points) == len(view._clouds[0].colors) == len(side.thin(1000)) < whole
+    coarse = view._clouds[0].point_size
+    browser.open(view.url)
+    wait_for(lambda: "draws slowly" in view.controls.title.content)
+    assert view.controls.whole.visible and not view.controls.whole.value and len(view._clouds[0].points) < whole
+    view.click(tuple(side.points[0] + np.array([view.session.shift(0), 0, 3.0])), (0.0, 0.0, -1.0))
+    assert side.picked is not None and side.picked not in side.thin(1000)  # a click meets points that are not drawn, too
+    view.controls.whole.value = True
+    wait_for(lambda: len(view._clouds[0].points) == len(view._clouds[0].colors) == whole)
+    assert view._clouds[0].point_size < coarse
+
+
+def test_a_quick_browser_gets_the_whole_cloud_unasked(browser, few_first, view, monkeypatch):
+    monkeypatch.setattr("mm3dad.view.detail.QUICK", PATIENCE)
+    assert len(view._clouds[0].points) < len(view.session.sides[0].points)
+    browser.open(view.url)
+    wait_for(lambda: len(view._clouds[0].points) == len(view.session.sides[0].points))
+    wait_for(lambda: view.controls.whole.value)
+
+
+def test_a_page_that_comes_before_the_sample_waits_for_it(browser, view, few_first, monkeypatch):
+    monkeypatch.setattr("mm3dad.view.detail.QUICK", 0.0)
+    early = type(view)(view.session, port=free_port())
+    try:
+        browser.open(early.url)
+        browser.wait("document.querySelector('canvas') !== null")
+        time.sleep(2)
+        assert early._whole is None and not early.controls.title.visible  # an empty scene would be drawn quickly by anyone
+        early.show()
+        wait_for(lambda: early._whole is False and early.controls.title.visible)
+        browser.wait("document.body.innerText.includes('test/both/070')")
+    finally:
+        early.stop()
+
+
+def test_the_panel_appears_after_the_cloud(browser, view, monkeypatch):
+    monkeypatch.setattr("mm3dad.view.browser.PAUSE", 3.0)
+    assert not view.controls.layer.visible and not view.controls.title.visible
+    browser.open(view.url)
+    browser.wait("document.querySelector('canvas') !== null")
+    browser.settle()
+    assert "point size" not in browser.run("document.body.innerText")
+    browser.wait("document.body.innerText.includes('point size') && document.body.innerText.includes('test/both/070')")
+    assert not view.controls.whole.visible  # the cloud is small
 
 
 def test_broken_sample_leaves_the_view_running(view, monkeypatch):
@@ -226,3 +285,9 @@ def test_unorganised_cloud_is_drawn(tmp_path, browser, sample):
     flat = Sample(xyz=sample.xyz.reshape(3, 1, -1), meta=dataclasses.replace(sample.meta, organised=False))
     load(browser, write_cloud_page(tmp_path / "a.html", flat, make_map(sample).reshape(1, -1)))
     assert browser.errors == [] and browser.screenshot()[60:, 320:].std() > 10
+
+
+def test_without_chromium_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(pytest.skip.Exception, match="apt-get install chromium"):
+        Chromium()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mm3dad.errors import ShapeError
-from mm3dad.view.cloud import splat, view_axes
+from mm3dad.view.cloud import splat, splat_clear, view_axes
+from mm3dad.view.colors import PAGE
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 
@@ -88,6 +89,18 @@ def test_few_points(count, dark):
 def test_same_points_and_one_row():
     xyz = np.ones((3, 1, 50), np.float32)
     assert splat(xyz, np.ones((1, 50), bool), np.zeros_like(xyz), (20, 20)).min() < 255
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_clear_picture_on_paper_is_the_picture_on_it(dark):
+    xyz, valid, colors = grid(30)
+    valid[10:14, 8:20] = False
+    clear = splat_clear(xyz, valid, colors, (60, 70), 20, 45).astype(float)
+    assert clear.shape == (60, 70, 4) and clear[0, 0, 3] == 0 and clear[30, 35, 3] == 255
+    cover = clear[..., 3:] / 255
+    together = cover * clear[..., :3] + (1 - cover) * np.array(PAGE[dark])
+    assert np.abs(together - splat(xyz, valid, colors, (60, 70), 20, 45, dark=dark)).max() <= 1.5  # both are rounded
+    assert not splat_clear(xyz, np.zeros_like(valid), colors, (6, 7)).any()
 
 
 def test_wrong_shapes_are_refused():

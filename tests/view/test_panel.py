@@ -8,7 +8,7 @@ import torch
 
 from mm3dad.errors import DataError, ShapeError
 from mm3dad.types import Meta, Prediction, Sample
-from mm3dad.view.colors import Scale
+from mm3dad.view.colors import PAGE, Scale
 from mm3dad.view.panel import GAP, draw_tiles, panel, stack_panels
 from mm3dad.view.scene import build_scene
 from tests.view.parts import make_map, make_sample
@@ -32,7 +32,7 @@ def test_panel_has_four_tiles_of_the_asked_size(sample):
 def test_what_is_missing_is_left_out(sample, changes, names):
     scene = build_scene(dataclasses.replace(sample, **changes), make_map(sample))
     tiles = draw_tiles(scene, size=50)
-    assert list(tiles) == names and all(tile.shape == (50, 50, 3) for tile in tiles.values())
+    assert list(tiles) == names and all(tile.shape == (50, 50, 3 + (name == "cloud")) for name, tile in tiles.items())
 
 
 def test_wide_images_keep_their_proportions():
@@ -43,7 +43,9 @@ def test_wide_images_keep_their_proportions():
 def test_points_without_a_grid_are_drawn_as_clouds(sample):
     flat = Sample(sample.rgb.reshape(3, 1, -1), sample.xyz.reshape(3, 1, -1), mask=sample.mask.reshape(1, -1), meta=Meta(organised=False))
     tiles = draw_tiles(build_scene(flat, make_map(sample).reshape(1, -1)), size=60)
-    assert list(tiles) == ["cloud", "score map", "ground truth"]
+    assert list(tiles) == ["cloud", "score map", "ground truth"] and all(tile.shape == (60, 60, 4) for tile in tiles.values())
+    pages = [np.asarray(panel(flat, dark=dark, size=60)) for dark in (False, True)]
+    assert [tuple(page[30, 10]) for page in pages] == [PAGE[False], PAGE[True]]  # beside the points
 
 
 def test_heat_is_where_the_defect_is(sample):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,30 @@ def test_points_are_centred_and_face_the_viewer(session):
     assert side.points[hit].mean(0)[0] < 0 < side.points[hit].mean(0)[1]
     assert side.points[hit, 2].mean() > side.points[~hit, 2].mean()
     assert side.spacing == pytest.approx(np.diff(np.sort(np.unique(side.points[:, 0].round(4)))).mean(), rel=0.3)
+
+
+@pytest.mark.parametrize("limit", [1, 50, 399, 1500, 10_000])
+def test_a_thinner_cloud_is_spread_evenly(session, limit):
+    (side,) = session.sides
+    kept = side.thin(limit)
+    assert len(np.unique(kept)) == len(kept) and 0.24 * min(limit, len(side.points)) <= len(kept) <= 1.3 * limit
+    places = np.array([side.place(point) for point in kept])
+    for axis in (0, 1):
+        lines = np.unique(places[:, axis])
+        assert len(lines) == 1 or len(set(np.diff(lines))) == 1  # every n-th row and column
+
+
+def test_a_cloud_that_a_thinner_grid_misses_is_thinned_in_its_order(session):
+    (side,) = session.sides
+    even = side.pixel % 2 == 0
+    side.points, side.pixel = side.points[even], side.pixel[even]
+    assert side.thin(-(-len(side.points) // 4)).tolist() == list(range(0, len(side.points), 4))
+
+
+def test_a_cloud_without_a_grid_is_thinned_in_its_order(session):
+    (side,) = session.sides
+    side.layers.scene = dataclasses.replace(side.layers.scene, organised=False)
+    assert side.thin(100).tolist() == list(range(0, len(side.points), 16))
 
 
 def test_a_ray_meets_the_point_under_it(session):

@@ -3,7 +3,11 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const find = (id) => document.getElementById(id);
-  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const bytes = (text) => {
+    const letters = atob(text), values = new Uint8Array(letters.length);
+    for (let i = 0; i < values.length; i++) values[i] = letters.charCodeAt(i);
+    return values;
+  };
   const shorts = (text) => new Uint16Array(bytes(text).buffer);
 
   const canvas = find("scene");
@@ -29,7 +33,8 @@
   // A lamp at the upper left, as in view/surface.py.
   const shade = new Float32Array(count);
   for (let i = 0; i < count; i++) {
-    const [x, y, z] = [0, 1, 2].map((k) => normals[3 * i + k] / 127.5 - 1), length = Math.hypot(x, y, z);
+    const x = normals[3 * i] / 127.5 - 1, y = normals[3 * i + 1] / 127.5 - 1, z = normals[3 * i + 2] / 127.5 - 1;
+    const length = Math.sqrt(x * x + y * y + z * z);
     const lit = length < 0.5 ? 0.77 : (-0.45 * x + 0.45 * y + 0.77 * z) / length;
     shade[i] = 0.35 + 0.9 * Math.min(1, 0.12 + 0.78 * Math.max(0, lit));
   }
