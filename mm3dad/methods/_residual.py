@@ -17,7 +17,6 @@ from mm3dad.scoring.residual import take_residual
 
 STEPS = 10  # in an epoch
 LOOKED_AT = 32  # auxiliary samples that say how large residuals are, and normal ones how likely a normal cell can be
-FAR = 25.0  # most that a squared residual counts: that of a channel five times as far off as is ordinary
 Batch = tuple[list[int], list[list[int]], bool]  # samples, references of each, whether flows see anomalous cells
 Scale = tuple[Tensor, Tensor]  # shift and factor (C,) of a level
 
@@ -55,14 +54,9 @@ def join_cells(chosen: Sequence[Auxiliary]) -> list[Tensor]:
 
 
 def leave_references(levels: Sequence[Tensor], references: Sequence[Tensor]) -> list[Tensor]:
-    """Return the residuals of scaled levels (P, C) of a square grid to references (R, C), as maps (1, C, h, w).
-
-    Bounded: a cloud's relief differs from product to product, and single cells of the tallest, whose loss grows with the fourth power of
-    their distance, would else decide every step.
-    """
+    """Return the residuals of scaled levels (P, C) of a square grid to references (R, C), as maps (1, C, h, w)."""
     side = round(len(levels[0]) ** 0.5)
-    left = (take_residual(rows, others).clamp_max(FAR) for rows, others in zip(levels, references, strict=True))
-    return [residual.T.reshape(1, -1, side, side) for residual in left]
+    return [take_residual(rows, others).T.reshape(1, -1, side, side) for rows, others in zip(levels, references, strict=True)]
 
 
 def find_scales(known: Sequence[Auxiliary], modalities: Sequence[str], draws: int, seed: int) -> list[Scale]:
@@ -84,8 +78,8 @@ def _measure_units(known: Sequence[Auxiliary], scales: Sequence[Scale], draws: i
     found = []
     for number in torch.linspace(0, len(known) - 1, min(len(known), LOOKED_AT)).long().tolist():
         references = join_cells([known[i] for i in draw_references(known, number, draws, generator)])
-        pairs = zip(*(scale_levels(part, scales) for part in (known[number].levels, references)), strict=True)
-        found.append([float(take_residual(rows, others).mean()) for rows, others in pairs])
+        levels = (scale_levels(part, scales) for part in (known[number].levels, references))
+        found.append([float(residual.mean()) for residual in leave_references(*levels)])
     return [max(sum(level) / len(level), 1e-12) ** 0.5 for level in zip(*found, strict=True)]
 
 
