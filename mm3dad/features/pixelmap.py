@@ -125,7 +125,7 @@ class PointCells:
         if self._net is None:
             values = fpfh(points)
             if not self.raw:
-                values = values.div_(200).sqrt_()
+                values = values.clamp_min(0).div_(200).sqrt_()
         else:
             try:
                 groups = group_points(points, pixel, self.centers, self.group_size, grow=False)
