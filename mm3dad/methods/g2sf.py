@@ -39,6 +39,7 @@ from mm3dad.synthesis.synthesizers import CutPaste, DualModal
 from mm3dad.types import Sample
 
 Banks = dict[str, FlatBank]
+SCALED_BY = 200_000  # most rows, evenly chosen, that a bank's scale is found on
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ class G2SF(RetrievalDetector):
     def _normalise(self, name: str, bank: FlatBank) -> None:
         """Centre the channels and bring each layer to one spread; as published, one number of the image alone does both."""
         if not self.config.reference:
-            shift, factor = fit_scale([bank.rows.float()], [(width, 1.0) for width in self._block_widths(name, bank)])
+            rows = bank.rows[:: -(-len(bank.rows) // SCALED_BY)].float()
+            shift, factor = fit_scale([rows], [(width, 1.0) for width in self._block_widths(name, bank)])
             # One number for a cloud, by which `_hold_points` knows a cell without a point; distances do not see it.
             bank.rescale(shift if name == "rgb" else shift.mean().expand_as(shift).clone(), factor)
         elif name == "rgb":
