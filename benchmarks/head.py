@@ -1,12 +1,13 @@
 """Does a segmentation head gain from the defects it is trained on? One small head on frozen features, trained on none, on noise, on `dual`.
 
-    python -m benchmarks.head --root data/synthetic --category gasket --category potato --category deep_rim [--seed 0] [--json FILE]
+    python -m benchmarks.head --root data/synthetic --category gasket --category potato --category deep_rim [--json FILE]
+    python -m benchmarks.head --root data/synthetic --category potato --seed 1 --defects 36
 
 What the head sees of a cell is what is left of its image and point features once the most similar normal ones are taken off. Without
 training the map is the length of that residual, the mean over both modalities in units of held-out normal cells. Trained, a layer of
 hidden units and a linear one (a 1 x 1 convolution of the grid of cells) read the same residuals; only the defects differ: noise in
 Perlin masks, or those of `mm3dad synthesize dual`. A third of the defects is in the image alone, a third in the cloud alone.
-Nothing looks at the test samples before they are scored.
+Nothing looks at the test samples before they are scored. Pixel AP is also told by kind of defect, its samples beside the good ones.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from mm3dad.memory.coreset import select_coreset
 from mm3dad.memory.flat import FlatBank
 from mm3dad.memory.labelled import mask_cells
 from mm3dad.methods._registered import Registered, RegisteredConfig, RegisteredSource
+from mm3dad.metrics import average_precision
 from mm3dad.metrics.bundle import image_metrics, pixel_metrics
 from mm3dad.nets.training import Task, TrainingSettings, split_normals, train
 from mm3dad.scoring.maps import smooth_map, upsample_map
@@ -37,7 +39,7 @@ from mm3dad.types import Sample
 
 MODALITIES = ("rgb", "xyz")
 SENSES = (MODALITIES, ("rgb",), ("xyz",))  # in turn: what a drawn defect is seen by
-CORESET, HIDDEN, DEFECTS, EPOCHS, STEPS, BATCH, RATE, SIGMA, SIDE = 0.1, 32, 120, 20, 20, 512, 1e-3, 4.0, 224
+CORESET, HIDDEN, EPOCHS, STEPS, BATCH, RATE, SIGMA, SIDE = 0.1, 32, 20, 20, 512, 1e-3, 4.0, 224
 SHOWN = ("image_auroc", "pixel_ap", "aupro_30")
 Draw = Callable[[Sample, torch.Generator], Sample]
 
@@ -138,11 +140,11 @@ def draw_cells(
     return torch.cat(inputs), torch.cat(labels)
 
 
-def train_head(residuals: Residuals, normals: Sequence[Sample], draw: Draw, seed: int) -> nn.Module:
-    """Train a head; defects drawn on a fifth of the samples choose its epoch."""
+def train_head(residuals: Residuals, normals: Sequence[Sample], draw: Draw, defects: int, seed: int) -> nn.Module:
+    """Train a head on so many defects; defects drawn on a fifth of the samples choose its epoch."""
     learned, judged = split_normals(len(normals), 0.2, seed)
-    inputs, labels = draw_cells(residuals, normals, learned, DEFECTS, draw, seed)
-    held = draw_cells(residuals, normals, judged, DEFECTS // 4, draw, seed + 1)
+    inputs, labels = draw_cells(residuals, normals, learned, defects, draw, seed)
+    held = draw_cells(residuals, normals, judged, max(1, defects // 4), draw, seed + 1)
     kinds = [(labels == kind).nonzero()[:, 0] for kind in (False, True)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -169,7 +171,7 @@ def train_head(residuals: Residuals, normals: Sequence[Sample], draw: Draw, seed
 def judge(
     residuals: Residuals, score: Callable[[dict[str, Tensor]], Tensor], left: Sequence[dict[str, Tensor]], test: Sequence[Sample]
 ) -> Any:
-    """Return the metrics of a test set whose residuals are given."""
+    """Return the metrics of a test set whose residuals are given, and pixel AP by kind of defect."""
     maps = [smooth_map(upsample_map(score(one).view(residuals.grid), (SIDE, SIDE)), SIGMA) for one in left]
     masks = []
     for sample in test:
@@ -177,17 +179,21 @@ def judge(
         masks.append(functional.interpolate(mask[None, None].float(), (SIDE, SIDE), mode="nearest-exact")[0, 0] > 0)
     labels = torch.tensor([sample.label for sample in test])
     found = {**image_metrics(torch.stack([one.max() for one in maps]), labels), **pixel_metrics(torch.stack(maps), torch.stack(masks))}
-    return {name: found[name] for name in SHOWN}
+    kinds = sorted({str(sample.meta.defect) for sample in test if sample.label})
+    shown = {kind: [i for i, sample in enumerate(test) if not sample.label or sample.meta.defect == kind] for kind in kinds}
+    pixels = [torch.stack(part).flatten(1) for part in (maps, masks)]
+    by_kind = {kind: average_precision(*(part[chosen].flatten() for part in pixels)) for kind, chosen in shown.items()}
+    return {name: found[name] for name in SHOWN} | {"pixel_ap_by_kind": by_kind}
 
 
-def measure(root: str | Path, category: str, seed: int, cache: str = "") -> dict[str, Any]:
+def measure(root: str | Path, category: str, seed: int, defects: int = 120, cache: str = "") -> dict[str, Any]:
     """Return the metrics of one category by what the head was trained on."""
     train_set, test_set = (
         mm3dad.open_dataset("synthetic", str(root), category, split, modalities=MODALITIES) for split in ("train", "test")
     )
     normals, test = list(train_set), list(test_set)
     residuals = Residuals(normals, cache)
-    heads = {name: train_head(residuals, normals, draw, seed) for name, draw in DRAWN.items()}
+    heads = {name: train_head(residuals, normals, draw, defects, seed) for name, draw in DRAWN.items()}
     left = [residuals.measure(sample) for sample in test]
     rows = {"none": judge(residuals, residuals.plain, left, test)}
     for name, head in heads.items():
@@ -201,18 +207,20 @@ def main() -> None:
     parser.add_argument("--root", required=True)
     parser.add_argument("--category", action="append", required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--defects", type=int, default=120, help="to learn from")
     parser.add_argument("--cache", default="", help="folder in which features are kept between runs")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     found = {}
     for category in arguments.category:
         start = time.perf_counter()
-        found[category] = measure(arguments.root, category, arguments.seed, arguments.cache)
+        found[category] = measure(arguments.root, category, arguments.seed, arguments.defects, arguments.cache)
         for name, row in found[category].items():
-            print(f"{category}, trained on {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in row.items()), flush=True)
+            print(f"{category}, trained on {name}: " + ", ".join(f"{key} {row[key]:.3f}" for key in SHOWN), flush=True)
+            print("  pixel_ap " + ", ".join(f"{kind} {value:.3f}" for kind, value in row["pixel_ap_by_kind"].items()), flush=True)
         print(f"{category}: {time.perf_counter() - start:.0f} s", flush=True)
     if arguments.json:
-        files.write_json(arguments.json, {"seed": arguments.seed, "categories": found})
+        files.write_json(arguments.json, {"seed": arguments.seed, "defects": arguments.defects, "categories": found})
 
 
 if __name__ == "__main__":

@@ -48,20 +48,20 @@ class CachedFeatures(Generic[Found]):
     """
 
     def __init__(self, branch: Describes[Found], kind: type[Found], folder: str | Path, settings: dict[str, Any]) -> None:
-        self._source, self._kind, self.folder = branch, kind, Path(folder)
+        self.source, self._kind, self.folder = branch, kind, Path(folder)
         self._settings = json.dumps([VERSION, settings, branch.weights], sort_keys=True, default=str)
 
     @property
     def weights(self) -> list[dict[str, Any]]:
         """As the branch's."""
-        return self._source.weights
+        return self.source.weights
 
     def describe(self, samples: Sequence[Sample]) -> list[Found]:
         """Return what the branch finds in each sample, from the folder where it is there; a damaged file is computed again."""
         paths = [self._path(sample) for sample in samples]
         found = [self._read(path) for path in paths]
         missing = [number for number, one in enumerate(found) if one is None]
-        for number, one in zip(missing, self._source.describe([samples[number] for number in missing]) if missing else [], strict=True):
+        for number, one in zip(missing, self.source.describe([samples[number] for number in missing]) if missing else [], strict=True):
             found[number] = one
             path = paths[number]
             if path is not None:

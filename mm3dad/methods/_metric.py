@@ -20,6 +20,7 @@ from mm3dad.fusion.metric import (
     separation_loss,
 )
 from mm3dad.methods._detector import Progress
+from mm3dad.metrics import average_precision
 from mm3dad.nets.scale_net import ScaleNet
 from mm3dad.nets.training import Task, TrainingRun, TrainingSettings, train
 
@@ -79,11 +80,11 @@ def train_metric(
     run: TrainingRun,
     report: Progress,
 ) -> None:
-    """Train the scales in place; with judged pairs the epoch of the least separation and margin loss on them is kept.
+    """Train the scales in place; with judged pairs the epoch that ranks defects best among them is kept, and it may be the untrained one.
 
     Args:
         learned, judged: pairs, and which of them are normal (B,) bool.
-        reference: with the published broadcast in the consistency loss.
+        reference: with the published broadcast in the consistency loss, and the epoch of the least separation and margin loss.
 
     Raises:
         DataError: no normal patch, or none of a defect.
@@ -112,6 +113,8 @@ def train_metric(
         found = judged[0].pick(torch.arange(len(judged[1])), settings.device)
         fused = judge_pairs(net, found.features, found.prototypes[:, 0], found)[0]
         normal = judged[1].to(settings.device)
+        if not reference:
+            return 1 - average_precision(fused, ~normal)
         return float(separation_loss(fused, normal, bound, weighted=False) + MARGIN * margin_loss(fused, normal))
 
     task = Task(

@@ -1,10 +1,11 @@
-"""g2sf: one distance of image and cloud, stretched along the directions in which pasted defects leave the normal patches.
+"""g2sf: one distance of image and cloud, stretched along the directions in which drawn defects leave the normal patches.
 
 G2SF, "Geometry-Guided Score Fusion" (ICCV 2025, arXiv 2503.10091; trained sheet, part 2). Two banks of normal patches, and a small network
 that turns the two distances to a pair of bank rows into one. Differs from its code: a training sample is never compared with its own rows,
-which replaces the published turning and shifting of it; both banks are scaled by their own mean and spread; the consistency loss is a mean
-over patches, not over all pairs of them (`reference=True` restores the last two). Weights: embedded Apache-2.0; the paper's DINO ViT-B/8
-Apache-2.0, Point-MAE not stated by its authors; those of the network are learned from the training samples.
+which replaces the published turning and shifting of it; defects are drawn (`dual`), not pasted; both banks are centred and their layers
+brought to one spread; the score is the maximum of the smoothed map, not of the cells; the consistency loss is a mean over patches, not over
+all pairs of them (`reference=True` restores the last four). Weights: embedded Apache-2.0; the paper's DINO ViT-B/8 Apache-2.0, Point-MAE
+not stated by its authors; those of the network are learned from the training samples.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from torch import Tensor
 
 from mm3dad.errors import ConfigError, DataError
 from mm3dad.features.branches import Patches
-from mm3dad.features.patchmaps import Join
+from mm3dad.features.cache import CachedFeatures
+from mm3dad.features.patchmaps import ImagePatches, Join
+from mm3dad.features.pixelmap import fit_scale
 from mm3dad.features.rgb import stack_layers
 from mm3dad.fusion.metric import encode_direction, fuse_distances, pick_rank
 from mm3dad.memory.coreset import projection_size
@@ -32,10 +35,11 @@ from mm3dad.methods._retrieval import Grid, RetrievalConfig, RetrievalDetector
 from mm3dad.nets.scale_net import ScaleNet
 from mm3dad.nets.training import TrainingSettings, split_normals
 from mm3dad.scoring.nearest import bank_statistics
-from mm3dad.synthesis.synthesizers import CutPaste
+from mm3dad.synthesis.synthesizers import CutPaste, DualModal
 from mm3dad.types import Sample
 
 Banks = dict[str, FlatBank]
+SCALED_BY = 200_000  # most rows, evenly chosen, that a bank's scale is found on
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Config(RetrievalConfig):
     neighbors: int = option(6, "bank rows of each modality, paired by rank, the least fused distance of which is the score")
     fineness: int = option(1, "cells a side for one of a stride-8 image grid; published: 2 (56 x 56)")
     learned: bool = option(True, "train the scales; false leaves the plain mean of both distances, for an ablation")
-    defects: int = option(80, "samples with pasted defects to learn from; published: 800")
+    defects: int = option(80, "samples with drawn defects to learn from; published: 800")
     hidden: int = option(64, "width of the network's hidden layers; published: 512")
     epochs: int = option(60, "passes of 20 steps; published: 80")
     batch: int = option(256, "most patches in a step, half of them of defects; published: 8192")
@@ -114,12 +118,25 @@ class G2SF(RetrievalDetector):
         return banks
 
     def _normalise(self, name: str, bank: FlatBank) -> None:
-        """Subtract one number from a bank and divide by another; as published, of the image alone."""
-        if self.config.reference and name == "xyz":
-            return
-        mean, deviation = bank_statistics(name, bank.rows)
-        width = bank.rows.shape[1]
-        bank.rescale(torch.full((width,), mean), torch.full((width,), 1 / deviation))
+        """Centre the channels and bring each layer to one spread; as published, one number of the image alone does both."""
+        if not self.config.reference:
+            rows = bank.rows[:: -(-len(bank.rows) // SCALED_BY)].float()
+            shift, factor = fit_scale([rows], [(width, 1.0) for width in self._block_widths(name, bank)])
+            # One number for a cloud, by which `_hold_points` knows a cell without a point; distances do not see it.
+            bank.rescale(shift if name == "rgb" else shift.mean().expand_as(shift).clone(), factor)
+        elif name == "rgb":
+            mean, deviation = bank_statistics(name, bank.rows)
+            width = bank.rows.shape[1]
+            bank.rescale(torch.full((width,), mean), torch.full((width,), 1 / deviation))
+
+    def _block_widths(self, name: str, bank: FlatBank) -> Sequence[int]:
+        """Return the channels of each layer of the backbone; a cloud has one block."""
+        if name == "xyz":
+            return (bank.rows.shape[1],)
+        made = self._extractor(name)
+        source = made.source if isinstance(made, CachedFeatures) else made
+        assert isinstance(source, ImagePatches)
+        return source.extractor.widths
 
     def _measure_units(self, full: Banks) -> Tensor:
         """Return the mean distance of normal patches to the nearest row of other samples, per modality."""
@@ -152,8 +169,8 @@ class G2SF(RetrievalDetector):
         for number, pool in ((c.defects, learned), (max(1, c.defects // 4) if judged else 0, judged)):
             pairs, normal = [], []
             for done in range(number):
-                report("pasting defects", done, number)
-                for found, is_normal in self._paste(full, pool[done % len(pool)], pool, generator):
+                report("drawing defects", done, number)
+                for found, is_normal in self._spoil(full, pool[done % len(pool)], pool, generator):
                     pairs.append(found)
                     normal.append(is_normal)
             parts.append((Pairs.join(pairs), torch.cat(normal)) if pairs else None)
@@ -165,26 +182,27 @@ class G2SF(RetrievalDetector):
         train_metric(self._net, parts[0], parts[1], c.epochs, c.batch, c.rate, c.reference, settings, self.training, report)
         self._net.cpu()
 
-    def _paste(self, full: Banks, number: int, pool: Sequence[int], generator: torch.Generator) -> list[tuple[Pairs, Tensor]]:
-        """Paste a defect on a normal sample: its patches that hold points, and which of them are normal (P,) bool.
+    def _spoil(self, full: Banks, number: int, pool: Sequence[int], generator: torch.Generator) -> list[tuple[Pairs, Tensor]]:
+        """Give a normal sample a defect: its patches that hold points, and which of them are normal (P,) bool.
 
         The patches of the defect come three times, seen by both modalities, by the image alone and by the cloud alone: a network that
-        saw both together only would learn to trust the one in which pasting shows best. As published, they come once.
+        saw both together only would learn to trust the one in which drawing shows best. As published, they come once, of pasted pieces.
         """
         sample = self._samples[number]
-        source = self._samples[pool[int(torch.randint(len(pool), (), generator=generator))]]
-        if source.size != sample.size:
-            source = sample
-        made = CutPaste().make(sample, generator, source)
+        if self.config.reference:
+            source = self._samples[pool[int(torch.randint(len(pool), (), generator=generator))]]
+            made = CutPaste().make(sample, generator, source if source.size == sample.size else sample)
+        else:
+            made = DualModal().make(sample, generator)
         # Without files of its own the altered sample is not taken for the normal one by a cache of features.
         found = self._describe(replace(made, meta=replace(made.meta, paths={})))
-        pasted = {name: self._banks[name].normalise(found[name].features) for name in MODALITIES}
+        spoiled = {name: self._banks[name].normalise(found[name].features) for name in MODALITIES}
         clean = {name: full[name].part(number).float() for name in MODALITIES}
         assert made.mask is not None
         anomalous, normal = mask_cells(made.mask, found["xyz"].grid)
         parts = []
         for altered in [MODALITIES] if self.config.reference else [MODALITIES, *((name,) for name in MODALITIES)]:
-            rows = {name: pasted[name] if name in altered else clean[name] for name in MODALITIES}
+            rows = {name: spoiled[name] if name in altered else clean[name] for name in MODALITIES}
             kept = _hold_points(rows["xyz"]) & (anomalous | normal if altered == MODALITIES else anomalous)
             if bool(kept.any()):  # a small piece may miss every cell that holds a point
                 parts.append((self._pair({name: part[kept] for name, part in rows.items()}, number), normal[kept]))
@@ -208,7 +226,9 @@ class G2SF(RetrievalDetector):
         fused = pick_rank(fuse_distances(plain, scales, shares))
         values = {"fused": fused, "rgb": plain[:, 0, 0], "xyz": plain[:, 0, 1]}
         maps = {name: self._heat(value.view(grids["xyz"]), canvas) for name, value in values.items()}
-        return {name: float(value.max()) for name, value in values.items()}, maps
+        # Single cells of a good part stand out as high as a defect; a defect is wider. As published, cells count.
+        judged = values if self.config.reference else maps
+        return {name: float(value.max()) for name, value in judged.items()}, maps
 
     def _combine(self, scores: dict[str, float], maps: dict[str, Tensor]) -> tuple[float, Tensor]:
         return scores["fused"], maps["fused"]

@@ -54,9 +54,8 @@ def test_a_defect_may_be_in_one_modality_alone(normals, senses):
 
 
 def test_heads_repeat_under_a_seed_and_part_drawn_defects(normals, residuals, monkeypatch):
-    monkeypatch.setattr(head, "DEFECTS", 12)
     monkeypatch.setattr(head, "EPOCHS", 3)
-    first, second = (head.train_head(residuals, normals, head.draw_noise, 3) for _ in range(2))
+    first, second = (head.train_head(residuals, normals, head.draw_noise, 12, 3) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True))
     inputs, labels = head.draw_cells(residuals, normals, [0], 3, head.draw_noise, 9)
     with torch.no_grad():
@@ -65,8 +64,9 @@ def test_heads_repeat_under_a_seed_and_part_drawn_defects(normals, residuals, mo
 
 
 def test_all_rows_are_measured_on_one_test_set(tree, monkeypatch):
-    monkeypatch.setattr(head, "DEFECTS", 6)
     monkeypatch.setattr(head, "EPOCHS", 2)
-    found = head.measure(tree, CATEGORY, 0)
+    found = head.measure(tree, CATEGORY, 0, 6)
     assert list(found) == ["none", *head.DRAWN]
     assert all(0 <= row[name] <= 1 for row in found.values() for name in head.SHOWN)
+    kinds = {sample.meta.defect for sample in mm3dad.open_dataset("synthetic", str(tree), CATEGORY, "test") if sample.label}
+    assert all(set(row["pixel_ap_by_kind"]) == kinds for row in found.values())

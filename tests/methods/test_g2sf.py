@@ -10,6 +10,7 @@ import torch
 import mm3dad
 from mm3dad.errors import ConfigError, DataError
 from mm3dad.fusion.metric import pick_rank
+from mm3dad.methods import g2sf
 from mm3dad.methods._metric import Pairs, judge_pairs, train_metric
 from mm3dad.methods.g2sf import G2SF
 from mm3dad.metrics import auroc
@@ -55,15 +56,15 @@ def test_without_learning_it_is_the_mean_of_both_distances():
 
 
 @pytest.mark.parametrize("reference", [False, True])
-def test_a_pasted_defect_is_seen_by_both_modalities_and_by_either_alone(reference, monkeypatch):
+def test_a_drawn_defect_is_seen_by_both_modalities_and_by_either_alone(reference, monkeypatch):
     seen = []
-    paste = G2SF._paste
+    spoil = G2SF._spoil
 
     def look(self, *arguments):
-        seen.append(paste(self, *arguments))
+        seen.append(spoil(self, *arguments))
         return seen[-1]
 
-    monkeypatch.setattr(G2SF, "_paste", look)
+    monkeypatch.setattr(G2SF, "_spoil", look)
     create(reference=reference, defects=2).fit(make_samples(3))
     for both, *alone in seen:
         pairs, is_normal = both
@@ -74,6 +75,41 @@ def test_a_pasted_defect_is_seen_by_both_modalities_and_by_either_alone(referenc
             assert not bool(no_normal.any()) and len(found.features) == len(pasted)
             parts = found.features.tensor_split([found.split], dim=1), pasted.tensor_split([found.split], dim=1)
             assert torch.equal(parts[0][number], parts[1][number]) and not torch.equal(parts[0][1 - number], parts[1][1 - number])
+
+
+def test_layers_have_one_spread_and_cells_without_points_stay_empty():
+    detector = create().fit(make_samples(3))
+    rows, widths = detector._banks["rgb"].rows.float(), detector._extractor("rgb").extractor.widths
+    assert len(widths) > 1 and sum(widths) == rows.shape[1]
+    # Of a tenth of the rows, so only about one.
+    for part in rows.split(widths, dim=1):
+        assert 0.5 < float(part.std(0, correction=0).norm()) < 2
+    sample = make_sample(60)
+    sample = replace(sample, xyz=torch.where(torch.arange(sample.size[1]) < 24, 0.0, sample.xyz), valid=None)
+    cells = detector._banks["xyz"].normalise(detector._describe(sample)["xyz"].features)
+    assert torch.equal(g2sf._hold_points(cells), detector._describe(sample)["xyz"].features.any(1))
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_the_score_is_of_the_map_and_as_published_of_the_cells(reference):
+    found = create(reference=reference).fit(make_samples(3)).predict(make_sample(60, "both"))
+    assert (abs(found.score - float(found.map.max())) < 1e-4) is not reference
+    assert not reference or found.score > float(found.map.max())
+
+
+def test_the_epoch_that_ranks_defects_best_is_kept_untrained_if_none_is_better():
+    pairs, is_normal = make_pairs()
+    plain = pairs.distances[:, 0].mean(1)
+    torch.manual_seed(0)
+    net, run = ScaleNet(6, 8, 4, 4), TrainingRun()
+    torch.nn.init.zeros_(net.regressor[-1].weight)
+    torch.nn.init.zeros_(net.regressor[-1].bias)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    # All scales are 1, and by these labels the plain mean is perfect, so that no epoch can do better.
+    train_metric(net, (pairs, is_normal), (pairs, plain < plain.median()), 3, 128, 3e-3, False, TrainingSettings(), run, lambda *_: None)
+    history = run.histories["metric"]
+    assert history.start < 1e-6 and history.best == 0 and min(row["validation"] for row in history.rows) > 1e-4
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
 def test_one_sample_is_enough():
