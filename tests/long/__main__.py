@@ -65,12 +65,13 @@ def page(found: dict[str, dict[str, Any]]) -> str:
             lines += [f"| {row['verb']} | {row['kills']} | {row.get('hit', 0)} | {len(row['faults'])} | {row['seconds']} |" for row in rows]
             lines += _faults(rows)
         else:
-            first, last = rows["series"][0], rows["series"][-1]
-            lines += [
-                f"`{rows['method']}` scored {rows['samples']} samples in {rows['seconds']} s; resident memory {first['bytes'] >> 20} -> "
-                f"{last['bytes'] >> 20} MiB, handles {first['handles']} -> {last['handles']}.",
-                *(f"- {fault}" for fault in rows["faults"]),
-            ]
+            if rows["series"]:
+                first, last = rows["series"][0], rows["series"][-1]
+                lines.append(
+                    f"`predict --watch` scored {rows['samples']} parts with `{rows['method']}` in {rows['seconds']} s; resident memory "
+                    f"{first['bytes'] >> 20} -> {last['bytes'] >> 20} MiB, handles {first['handles']} -> {last['handles']}."
+                )
+            lines += [f"- {fault}" for fault in rows["faults"]]
     return "\n".join(lines) + "\n"
 
 
