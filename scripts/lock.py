@@ -1,6 +1,7 @@
-"""Write constraints.lock: each file that `make setup` installs, with its sha256. `.venv/bin/python scripts/lock.py` after constraints.txt changed.
+"""Write constraints.lock, each file that `make setup` installs with its sha256: `.venv/bin/python scripts/lock.py`.
 
-pip chooses the files as it would for a new environment, so the lock fits this Python and this kind of machine, which its first line names.
+To be run after constraints.txt changed. pip chooses the files as for a new environment, so the lock fits this Python and this kind of
+machine, which its first line names.
 """
 
 import json
