@@ -147,7 +147,7 @@ class Prediction:
         score: image score.
         map: (H, W) float32 at the sample's resolution.
         parts: name -> array kept for inspection, e.g. "rgb_map" (H, W), "xyz_map" (H, W), "rgb_score" (), "rgb_gap" ()
-            (distance from the most similar normal sample).
+            (distance from the most similar normal sample), "rgb_brightness" () (how it was recorded).
         threshold: image threshold the detector was calibrated to, None without one.
         is_anomaly: score > threshold, None without a threshold.
         calibrated: the score is on the scale of held-out normal samples.
