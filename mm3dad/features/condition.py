@@ -11,8 +11,8 @@ NAMES = {
     "rgb": ("brightness", "redness", "blueness", "sharpness"),
     "xyz": ("measured", "distance", "roughness"),
 }
-DARKEST = 2.0**-16
-ROWS = 64  # of a grid that are looked at
+FLOOR = 2.0**-24  # of what a logarithm is taken: below what any sensor tells apart
+ROWS = 32  # of a grid whose points are looked at; more tell nothing new
 
 
 def describe_condition(sample: Sample, name: str) -> Tensor:
@@ -38,20 +38,20 @@ def describe_condition(sample: Sample, name: str) -> Tensor:
         return torch.stack([_octaves(values.mean()), red - green, blue - green, edges])
     assert sample.xyz is not None and sample.valid is not None
     step = -(-sample.size[0] // ROWS)
-    xyz, valid = sample.xyz[:, ::step].double(), sample.valid[::step]
+    xyz, valid = sample.xyz[:, ::step], sample.valid[::step]
     cells = sample.valid.numel() if sample.meta.organised else 1
-    distance = _middle(xyz[:, valid])
     bend = xyz.new_zeros(())
     if sample.meta.organised:
         together = valid[:, 2:] & valid[:, 1:-1] & valid[:, :-2]
-        bend = _middle((xyz[:, :, 2:] - 2 * xyz[:, :, 1:-1] + xyz[:, :, :-2])[:, together])
-    return _octaves(torch.stack([sample.valid.sum() / cells, distance, bend])).float()
+        bend = _median_length(xyz[:, :, 2:] - 2 * xyz[:, :, 1:-1] + xyz[:, :, :-2], together)
+    return _octaves(torch.stack([sample.valid.sum() / cells, _median_length(xyz, valid), bend]))
 
 
-def _middle(vectors: Tensor) -> Tensor:
-    """Return the median length of vectors (3, n), 0 without any."""
-    return vectors.norm(dim=0).median() if vectors.shape[1] else vectors.new_zeros(())
+def _median_length(vectors: Tensor, wanted: Tensor) -> Tensor:
+    """Return the median length of the wanted (h, w) of vectors (3, h, w), 0 without any."""
+    lengths = vectors.square().sum(0)[wanted]
+    return lengths.median().sqrt() if len(lengths) else vectors.new_zeros(())
 
 
 def _octaves(values: Tensor) -> Tensor:
-    return values.clamp_min(DARKEST).log2()
+    return values.clamp_min(FLOOR).log2()

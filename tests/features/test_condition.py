@@ -61,11 +61,11 @@ def test_a_turned_sensor_frame_changes_nothing(sample):
 
 def test_edges():
     black = describe(Sample(rgb=torch.zeros(3, 1, 1)), "rgb")
-    assert black == {"brightness": -16, "redness": 0, "blueness": 0, "sharpness": -16}
-    assert describe(Sample(xyz=torch.zeros(3, 4, 4)), "xyz") == {"measured": -16, "distance": -16, "roughness": -16}
+    assert black == {"brightness": -24, "redness": 0, "blueness": 0, "sharpness": -24}
+    assert describe(Sample(xyz=torch.zeros(3, 4, 4)), "xyz") == {"measured": -24, "distance": -24, "roughness": -24}
     one = torch.zeros(3, 2, 2)
     one[2, 0, 0] = 0.5
-    assert describe(Sample(xyz=one), "xyz") == {"measured": -2, "distance": -1, "roughness": -16}
+    assert describe(Sample(xyz=one), "xyz") == {"measured": -2, "distance": -1, "roughness": -24}
     cloud = make_cloud(3, count=256)
     found = describe(cloud, "xyz")
-    assert found["measured"] == pytest.approx(cloud.valid.sum().log2().item()) and found["roughness"] == -16
+    assert found["measured"] == pytest.approx(cloud.valid.sum().log2().item()) and found["roughness"] == -24

@@ -22,16 +22,26 @@ ROOT = Path(__file__).resolve().parents[2]
 SHARES = {"fuzz": 0.5, "kill": 0.3, "soak": 0.2}
 
 
-def run_suite(suite: str, minutes: float, out: Path) -> dict[str, Any]:
-    """Run one suite in a process of its own; return and keep its command, when, what it wrote (None if nothing) and its exit status."""
-    path = out / f"{suite}.json"
-    path.unlink(missing_ok=True)
+def run_suite(suite: str, minutes: float, out: Path, readers: str | None = None) -> dict[str, Any]:
+    """Run one suite in a process of its own; return and keep its command, when, what it wrote (None if nothing) and its exit status.
+
+    With `readers` the fuzzer feeds these alone, and what earlier runs found of the others stays.
+    """
+    path, kept = out / f"{suite}.json", out / f"{suite}.run.json"
     words = ["-m", f"tests.long.{suite}", "--minutes", f"{minutes:g}"]
-    found: dict[str, Any] = {"command": f"python {' '.join(words)}", "date": str(datetime.date.today()), "rows": None}
+    earlier: list[dict[str, Any]] = []
+    if readers is None:
+        path.unlink(missing_ok=True)
+    else:
+        words += ["--readers", readers]
+        if kept.is_file():
+            before = read_json(kept)
+            earlier = [*before.get("earlier", []), {key: before[key] for key in ("command", "date", "status")}]
+    found: dict[str, Any] = {"command": f"python {' '.join(words)}", "date": str(datetime.date.today()), "rows": None, "earlier": earlier}
     found["status"] = subprocess.run([sys.executable, *words, "--out", str(path)], cwd=ROOT, check=False).returncode
     with contextlib.suppress(DataError):
         found["rows"] = read_json(path)
-    write_json(out / f"{suite}.run.json", found)
+    write_json(kept, found)
     return found
 
 
@@ -54,7 +64,8 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     ]
     for suite, run in found.items():
         rows = run["rows"]
-        lines += ["", f"## {suite.capitalize()}", f"`{run['command']}` on {run['date']} ended with {run['status']}."]
+        lines += ["", f"## {suite.capitalize()}"]
+        lines += [f"`{one['command']}` on {one['date']} ended with {one['status']}." for one in (*run.get("earlier", []), run)]
         if rows is None:
             lines.append("It wrote nothing.")
         elif suite == "fuzz":
@@ -80,12 +91,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--budget", type=float, default=120.0, help="minutes of all suites together")
     parser.add_argument("--suites", default=",".join(SHARES), help="some of them, with commas between")
+    parser.add_argument("--readers", help="of the fuzzer, some with commas between: what is kept of the others stays; with --suites fuzz")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "long", help="folder of the JSON files")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "reliability.md")
     given = parser.parse_args()
     names = given.suites.split(",")
+    if given.readers and names != ["fuzz"]:
+        parser.error("--readers belongs to --suites fuzz")
     total = sum(SHARES[name] for name in names)
-    failed = [run_suite(name, given.budget * SHARES[name] / total, given.out)["status"] for name in names]
+    failed = [run_suite(name, given.budget * SHARES[name] / total, given.out, given.readers)["status"] for name in names]
     write_text(given.page, page(read_runs(given.out)))
     print(f"wrote {given.page}")
     return int(any(failed))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mm3dad.errors import Mm3dadError
-from mm3dad.files import write_json
+from mm3dad.files import read_json, write_json
 from tests.fuzz.corpus import make_readers, mutate
 
 SECONDS = 5.0  # of one input
@@ -98,7 +98,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100_000, help="inputs of each reader")
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
     parser.add_argument("--minutes", type=float, default=600.0, help="of all readers together, shared evenly")
-    parser.add_argument("--readers", help="some of them, with commas between")
+    parser.add_argument("--readers", help="some of them, with commas between; the rows of others that --out holds stay")
     parser.add_argument("--out", type=Path, help="JSON of what was found")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -106,16 +106,22 @@ def main() -> int:
         work(given.work, given.first, given.count)
         return 0
     names = given.readers.split(",") if given.readers else list(make_readers())
-    end, rows = time.monotonic() + 60 * given.minutes, []
+    end, order = time.monotonic() + 60 * given.minutes, list(make_readers())
+    rows: list[dict[str, Any]] = []
+    if given.readers and given.out and given.out.exists():
+        rows = [row for row in read_json(given.out) if row["reader"] not in names]
+    faulty = False
     for position, name in enumerate(names):
         share = (end - time.monotonic()) / (len(names) - position)
-        rows.append(fuzz(name, given.first, given.count, time.monotonic() + share))
-        print(f"{name}: {rows[-1]['inputs']} inputs, {len(rows[-1]['faults'])} faults, {rows[-1]['seconds']} s", flush=True)
-        for fault in rows[-1]["faults"][:10]:
+        row = fuzz(name, given.first, given.count, time.monotonic() + share)
+        print(f"{name}: {row['inputs']} inputs, {len(row['faults'])} faults, {row['seconds']} s", flush=True)
+        for fault in row["faults"][:10]:
             print(f"  {fault['number']}: {fault['fault']}")
+        faulty |= bool(row["faults"])
+        rows = sorted([*rows, row], key=lambda one: order.index(one["reader"]))
         if given.out:
             write_json(given.out, rows)
-    return int(any(row["faults"] for row in rows))
+    return int(faulty)
 
 
 if __name__ == "__main__":
