@@ -33,9 +33,9 @@ from tests.run.toy import register, write_tree
 
 COUNTS = {"train": 1, "validation": 0, "good": 1, "defect": 0}
 LEARNED = {
-    "cfm": SMALL | {"epochs": 12},
-    "glfm": {"centers": 32, "group_size": 16, "max_points": 600, **SHORT["glfm"]},
-    "das3d": SHORT["das3d"] | {"epochs": 2},
+    "cfm": SMALL | {"epochs": 4},
+    "glfm": {"centers": 16, "group_size": 16, "max_points": 600, "steps": 10, **SHORT["glfm"]},
+    "das3d": {"side": 32, "width": 4, "levels": 2, "batch": 2, "epochs": 3},
 }
 
 LIBRARIES = ("open3d", "scipy.ndimage", "scipy.sparse", "timm")  # before the children part, so that a kill meets work, not imports
