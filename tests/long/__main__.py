@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import datetime
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,24 +21,25 @@ from mm3dad.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARES = {"fuzz": 0.5, "kill": 0.3, "soak": 0.2}
+PIECES = {"fuzz": "--readers", "kill": "--verbs"}  # what may be run apart
 
 
-def run_suite(suite: str, minutes: float, out: Path, readers: str | None = None) -> dict[str, Any]:
+def run_suite(suite: str, minutes: float, out: Path, some: str | None = None) -> dict[str, Any]:
     """Run one suite in a process of its own; return and keep its command, when, what it wrote (None if nothing) and its exit status.
 
-    With `readers` the fuzzer feeds these alone, and what earlier runs found of the others stays.
+    With `some` the suite runs these readers or verbs alone, and what earlier runs found of the others stays.
     """
     path, kept = out / f"{suite}.json", out / f"{suite}.run.json"
     words = ["-m", f"tests.long.{suite}", "--minutes", f"{minutes:g}"]
     earlier: list[dict[str, Any]] = []
-    if readers is None:
+    if some is None:
         path.unlink(missing_ok=True)
     else:
-        words += ["--readers", readers]
+        words += [PIECES[suite], some]
         if kept.is_file():
             before = read_json(kept)
             earlier = [*before.get("earlier", []), {key: before[key] for key in ("command", "date", "status")}]
-    found: dict[str, Any] = {"command": f"python {' '.join(words)}", "date": str(datetime.date.today()), "rows": None, "earlier": earlier}
+    found: dict[str, Any] = {"command": f"python {shlex.join(words)}", "date": str(datetime.date.today()), "rows": None, "earlier": earlier}
     found["status"] = subprocess.run([sys.executable, *words, "--out", str(path)], cwd=ROOT, check=False).returncode
     with contextlib.suppress(DataError):
         found["rows"] = read_json(path)
@@ -91,15 +93,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--budget", type=float, default=120.0, help="minutes of all suites together")
     parser.add_argument("--suites", default=",".join(SHARES), help="some of them, with commas between")
-    parser.add_argument("--readers", help="of the fuzzer, some with commas between: what is kept of the others stays; with --suites fuzz")
+    parser.add_argument("--only", help="of one suite some readers or verbs, with commas between: what is kept of the others stays")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "long", help="folder of the JSON files")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "reliability.md")
     given = parser.parse_args()
     names = given.suites.split(",")
-    if given.readers and names != ["fuzz"]:
-        parser.error("--readers belongs to --suites fuzz")
+    if given.only and given.suites not in PIECES:
+        parser.error(f"--only takes one suite, {' or '.join(PIECES)}, got {given.suites}")
     total = sum(SHARES[name] for name in names)
-    failed = [run_suite(name, given.budget * SHARES[name] / total, given.out, given.readers)["status"] for name in names]
+    failed = [run_suite(name, given.budget * SHARES[name] / total, given.out, given.only)["status"] for name in names]
     write_text(given.page, page(read_runs(given.out)))
     print(f"wrote {given.page}")
     return int(any(failed))

@@ -23,7 +23,7 @@ from typing import Any
 
 from mm3dad.cli import main as call
 from mm3dad.data.synthetic.write import CATEGORIES
-from mm3dad.files import write_json
+from mm3dad.files import read_json, write_json
 from mm3dad.run.evaluate import evaluate
 from mm3dad.run.fit import fit_detector
 from mm3dad.run.prepare import prepare, prepare_synthetic
@@ -141,23 +141,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="of each verb")
     parser.add_argument("--minutes", type=float, default=600.0, help="of all verbs together, shared evenly")
-    parser.add_argument("--verbs", help="some of them, with commas between")
+    parser.add_argument("--verbs", help="some of them, with commas between; the rows of others that --out holds stay")
     parser.add_argument("--method", default="toy", help="what fit and evaluate run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, help="JSON of what was found")
     given = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
+    if given.verbs and given.out and given.out.exists():
+        rows = [row for row in read_json(given.out) if row["verb"] not in given.verbs.split(",")]
+    faulty = False
     with tempfile.TemporaryDirectory() as folder:
         verbs = make_verbs(Path(folder), given.method, {})
         names = given.verbs.split(",") if given.verbs else list(verbs)
         end = time.monotonic() + 60 * given.minutes
         for position, name in enumerate(names):
             until = time.monotonic() + (end - time.monotonic()) / (len(names) - position)
-            rows.append(kill_often(name, verbs[name], Path(folder), given.kills, given.seed, until))
-            print(json.dumps(rows[-1]), flush=True)
+            row = kill_often(name, verbs[name], Path(folder), given.kills, given.seed, until)
+            print(json.dumps(row), flush=True)
+            faulty |= bool(row["faults"])
+            rows = sorted([*rows, row], key=lambda one: list(verbs).index(one["verb"]))
             if given.out:
                 write_json(given.out, rows)
-    return int(any(row["faults"] for row in rows))
+    return int(faulty)
 
 
 if __name__ == "__main__":
