@@ -154,8 +154,8 @@ class Prediction:
         meta: the sample's.
         pixel_threshold: map value above which a pixel counts as defective, where `mm3dad calibrate` chose one.
         p_value: share of normal parts that score as high or higher, at most, where the model was calibrated.
-        is_outside: the input lies outside what the model was fitted on, so that score and map cannot be relied on; None where the
-            method does not say.
+        is_outside: the input lies outside what the model was fitted on, so that nothing says whether score, map and threshold still hold;
+            None where the method does not say.
         outside_p_value: share of normal parts that lie as far outside or farther, at most; None where the method does not say.
     """
 
