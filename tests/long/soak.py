@@ -10,7 +10,6 @@ import argparse
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -69,7 +68,7 @@ def soak(method: str, minutes: float) -> dict[str, Any]:
                 shutil.rmtree(camera / "xyz")
                 for picture in out.glob("heatmaps/**/*.png"):
                     picture.unlink()
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # not Ctrl-C, which a shell lets what it started in the background ignore
     settled = series[len(series) // 4 :]
     if settled and (grown := settled[-1]["bytes"] - settled[0]["bytes"]) > GROWTH:
         faults.append(f"memory grew by {grown} bytes")
