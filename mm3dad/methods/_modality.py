@@ -151,7 +151,7 @@ class Modality:
             found |= {"condition": self.conditions.gap(condition), **dict(zip(NAMES[self.name], condition.tolist(), strict=True))}
         return found
 
-    def measured(self) -> dict[str, Tensor]:
+    def measure_normals(self) -> dict[str, Tensor]:
         """Return the same of the normal samples, each (samples,): the distances when they are held out."""
         found = {"gap": self.bank.gaps}
         if self.conditions.is_known:

@@ -294,7 +294,7 @@ class Duet(Detector):
         found = {}
         for name, part in self._parts.items():
             found[f"{name}_score"] = torch.tensor(part.normal_scores())
-            found |= {f"{name}_{what}": values for what, values in part.measured().items()}
+            found |= {f"{name}_{what}": values for what, values in part.measure_normals().items()}
         return found
 
     def graphs(self, size: tuple[int, int]) -> list[Graph]:
@@ -343,7 +343,7 @@ class Duet(Detector):
             part, descriptor = self._parts[name], rows.mean(0)
             score = part.image_score(top_fraction_score(values[name][None], self.config.top), descriptor)
             measured = part.measure(descriptor, sample)
-            strange.append(find_strangest(measured, part.measured(), KINDS))
+            strange.append(find_strangest(measured, part.measure_normals(), KINDS))
             parts |= {f"{name}_{what}": torch.tensor(value) for what, value in {"score": score, **measured}.items()}
             sigma = self.config.smooth * (sample.size[0] * sample.size[1]) ** 0.5 / 224
             heat = part.to_map(heat_values[name], patches, sample)
