@@ -33,7 +33,7 @@ help:
 setup: $(STAMP)
 
 # In .venv, so that a deleted environment is set up again.
-$(STAMP): setup.py pyproject.toml constraints.txt scripts/setup.sh $(wildcard extensions/*.py extensions/csrc/*)
+$(STAMP): setup.py pyproject.toml constraints.txt constraints.lock scripts/setup.sh scripts/lock.py $(wildcard extensions/*.py extensions/csrc/*)
 	@bash scripts/setup.sh
 	@touch $@
 

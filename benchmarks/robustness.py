@@ -23,12 +23,15 @@ from mm3dad import files
 from mm3dad.data import degrade
 from mm3dad.data.synthetic.parts import PARTS
 from mm3dad.data.synthetic.sensor import DEPTH_NOISE
-from mm3dad.errors import DataError, ModelError
+from mm3dad.errors import ConfigError, DataError, ModelError
+from mm3dad.features.condition import NAMES
 from mm3dad.methods import Detector
 from mm3dad.run.progress import track
+from mm3dad.scoring.promise import normals_needed
 from mm3dad.types import Sample
 
 PICTURE_NOISE = 0.012  # mean deviation of a white pixel of the synthetic camera
+RECORDING = [f"{modality}_{name}" for modality, names in NAMES.items() for name in names]
 Change = Callable[[Sample, float], Sample]
 
 
@@ -122,10 +125,26 @@ def score(detector: Detector, samples: Sequence[Sample], change: Change | None, 
         try:
             said = detector.predict(sample if change is None else change(sample, level))
             row |= {"score": said.score, "is_anomaly": said.is_anomaly, "is_outside": said.is_outside}
+            row["recording"] = {name: float(said.parts[name]) for name in RECORDING if name in said.parts}
         except DataError as error:
             row["error"] = str(error)
         rows.append(row)
     return rows
+
+
+def describe_calibration(detector: Detector, validation: int) -> dict[str, Any]:
+    """Say how many normal samples set the threshold, from which follows what it can promise, and how they were recorded.
+
+    Args:
+        validation: validation samples; where they are too few for the rate, a method that keeps scores of held-out ones adds these.
+    """
+    try:
+        normals = detector.describe_normals()
+    except ConfigError:
+        return {"normals": validation, "recording": {}}
+    is_enough = validation >= normals_needed(detector.config.false_alarms)
+    count = validation if is_enough else validation + len(next(iter(normals.values())))
+    return {"normals": count, "recording": {name: normals[name].tolist() for name in RECORDING if name in normals}}
 
 
 def measure(method: str, root: str | Path, category: str, families: Sequence[str], options: dict[str, Any], path: Path) -> None:
@@ -146,16 +165,13 @@ def measure(method: str, root: str | Path, category: str, families: Sequence[str
         kept["rows"][name] = rows
         files.write_json(path, kept)
 
-    if kept.get("normals") != (normals := len(splits["validation"])):
-        kept["normals"] = normals  # the threshold comes from them, and so does what it can promise
-        files.write_json(path, kept)
-
     wanted = [(name, level) for name in families for level in FAMILIES[name].levels if f"{name} {level:g}" not in kept["rows"]]
     if not wanted and "clean" in kept["rows"]:
         return
     test = list(splits["test"])
     if "clean" not in kept["rows"] or any(FAMILIES[name].change for name, _ in wanted):
         detector.fit(splits["train"], validation=splits["validation"])
+        kept |= describe_calibration(detector, len(splits["validation"]))
     if "clean" not in kept["rows"]:
         keep("clean", score(detector, test, None, 0, f"{method} {category} clean"))
     for name, level in wanted:

@@ -147,15 +147,15 @@ class Prediction:
         score: image score.
         map: (H, W) float32 at the sample's resolution.
         parts: name -> array kept for inspection, e.g. "rgb_map" (H, W), "xyz_map" (H, W), "rgb_score" (), "rgb_gap" ()
-            (distance from the most similar normal sample).
+            (distance from the most similar normal sample), "rgb_brightness" () (how it was recorded).
         threshold: image threshold the detector was calibrated to, None without one.
         is_anomaly: score > threshold, None without a threshold.
         calibrated: the score is on the scale of held-out normal samples.
         meta: the sample's.
         pixel_threshold: map value above which a pixel counts as defective, where `mm3dad calibrate` chose one.
         p_value: share of normal parts that score as high or higher, at most, where the model was calibrated.
-        is_outside: the input lies outside what the model was fitted on, so that score and map cannot be relied on; None where the
-            method does not say.
+        is_outside: the input lies outside what the model was fitted on, so that nothing says whether score, map and threshold still hold;
+            None where the method does not say.
         outside_p_value: share of normal parts that lie as far outside or farther, at most; None where the method does not say.
     """
 

@@ -82,7 +82,7 @@ make_environment() {
 
 # Runs pip into the log and says every 20 s how far it is: the downloads are about 3 GB, and silence for minutes looks like a hang.
 install() {
-    "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off -c constraints.txt "$@" >>"$log" 2>&1 &
+    "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off "$@" >>"$log" 2>&1 &
     local pip=$! seconds=0
     trap 'kill "$pip" 2>/dev/null || true' EXIT
     while kill -0 "$pip" 2>/dev/null; do
@@ -96,13 +96,22 @@ install() {
     wait "$pip" || fail "pip ended with: $(grep -E '^ERROR' "$log" | tail -n 1 || tail -n 1 "$log"); the whole log is $log"
 }
 
-# torch first: the native kernels are compiled with the headers of the very torch that will load them, not with a second one in pip's
-# isolated environment, which would double the download.
+# Libraries first: the native kernels are compiled with the headers of the very torch that will load them, not with a second one in pip's
+# isolated environment, which would double the download. Where the lock was made for another Python or machine the versions are the
+# same and the files are not compared.
 install_package() {
+    local target
+    target=$("$venv/bin/python" scripts/lock.py --target)
     say "installing mm3dad and its libraries (the first time 6.5 GB on disk, 2 to 15 minutes; the log is $log)"
     : >"$log"
-    install torch setuptools
-    install --no-build-isolation -e '.[dev]'
+    if [ "$(head -n 1 constraints.lock | cut -d : -f 1)" = "# $target" ]; then
+        install --require-hashes --no-deps -r constraints.lock
+        install --no-build-isolation --no-deps -e .
+    else
+        say "constraints.lock is not for $target, so the sha256 of the libraries are not compared; their versions are the tested ones"
+        install -c constraints.txt torch setuptools
+        install -c constraints.txt --no-build-isolation -e '.[dev]'
+    fi
 }
 
 python=$venv/bin/python

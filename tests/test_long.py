@@ -20,7 +20,7 @@ def test_suites_run_apart_are_merged(tmp_path, monkeypatch):
     def run(words, cwd, check):
         suite = words[2].rpartition(".")[2]
         if suite in wrote:
-            write_json(words[-1], wrote[suite])
+            write_json(words[words.index("--out") + 1], wrote[suite])
         return subprocess.CompletedProcess(words, int(suite != "soak"))
 
     monkeypatch.setattr(long.subprocess, "run", run)
@@ -32,6 +32,9 @@ def test_suites_run_apart_are_merged(tmp_path, monkeypatch):
     assert "`python -m tests.long.kill --minutes 1` on " in page and "ended with 1.\nIt wrote nothing." in page
     assert "resident memory 1 -> 2 MiB, handles 3 -> 3" in page
     wrote["fuzz"][0] |= {"inputs": 99, "faults": []}
+    long.run_suite("fuzz", 3, tmp_path, "tiff")
+    more = long.page(long.read_runs(tmp_path))
+    assert "`python -m tests.long.fuzz --minutes 1` on " in more and "`python -m tests.long.fuzz --minutes 3 --readers tiff` on " in more
     long.run_suite("fuzz", 1, tmp_path)
     again = long.page(long.read_runs(tmp_path))
     assert "| tiff | 99 | 0 | 1.0 |" in again and "hang" not in again.split("## Fuzz")[1].split("|")[0] and "## Soak" in again

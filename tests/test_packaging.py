@@ -104,6 +104,19 @@ def test_constraints_pin_every_dependency_to_what_is_in_range():
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
 
 
+def test_the_lock_holds_the_pinned_versions_with_their_hashes():
+    head, *lines = (ROOT / "constraints.lock").read_text().splitlines()
+    assert re.fullmatch(r"# cpython 3\.\d+ \w+ \w+: made of constraints.txt by scripts/lock.py, for 'make setup'\.", head)
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#"))
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    locked = set()
+    for line in lines:
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)==(\S+) --hash=sha256:[0-9a-f]{64}", line)
+        assert match and pins[canonicalize_name(match[1])] == match[2], line
+        locked.add(canonicalize_name(match[1]))
+    assert len(locked) == len(lines) and {canonicalize_name(one.name) for one in NEEDED_HERE} | {"setuptools"} <= locked
+
+
 def test_conda_environment_lists_the_same_packages():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     (pip,) = [part["pip"] for part in environment["dependencies"] if isinstance(part, dict)]

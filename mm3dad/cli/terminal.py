@@ -145,6 +145,10 @@ def describe_drift(result: dict[str, Any]) -> list[str]:
     lines.append(rate(result["outside"], "lie outside what the model was fitted on", "calibrated for at most"))
     if result["defective"] is not None:
         lines.append(rate(result["defective"], "are called defective", "good parts alone are meant to alarm at"))
+    if (recording := result["recording"]) is not None:
+        verdict = "other than that" if recording["moved"] else "as that"
+        odds = f"p-value {recording['p_value']:.2g}, calibrated for {recording['calibrated']:.2%} of such runs"
+        lines.append(f"the recording (light, focus, measured points, distance, noise) is {verdict} of the normal samples: {odds}")
     for name, row in result["quantities"].items():
         low, high = row["interval"]
         verdict = "moved" if row["moved"] else "as before"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -99,6 +100,9 @@ def _read_any_header(path: Path) -> Header:
                     raise DataError(f"{path} has more than {MAX_PAGES} pages, expected one image; save one image a file")
                 series = tiff.series[0]
                 check_pixels(path, int(np.prod(series.shape, dtype=np.int64)) // (3 if len(series.shape) == 3 else 1))
+                for page in series.pages:  # strips that are missing would be filled one after the other
+                    if page and len(page.dataoffsets) < (claimed := math.prod(page.chunked)):
+                        raise DataError(f"{path} claims {claimed} strips and holds {len(page.dataoffsets)}; copy the file again")
                 last = max((page.dataoffsets[-1] + page.databytecounts[-1] for page in series.pages if page), default=0)
                 if last > path.stat().st_size:
                     raise DataError(f"{path} is cut short ({path.stat().st_size} bytes, its pixels end at {last}); copy the file again")

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mm3dad.errors import ModelError
 from mm3dad.features.branches import Patches, PointBranch, RGBBranch, patch_grid
 from mm3dad.features.cache import CachedBranch
+from mm3dad.features.condition import NAMES, describe_condition
 from mm3dad.fusion.rescore import judge_against_neighbors
 from mm3dad.memory import Bank
 from mm3dad.memory.budget import work_of_row
+from mm3dad.memory.conditions import Conditions
 from mm3dad.methods._detector import Progress
 from mm3dad.methods.explanation import Evidence
 from mm3dad.ops.processor import return_memory
 from mm3dad.scoring.calibrate import Calibration, fold_indices
 from mm3dad.scoring.heldout import judge_rows, lift
+from mm3dad.types import Sample
 
 if TYPE_CHECKING:
     from mm3dad.methods.duet import Config
@@ -36,6 +40,7 @@ class Modality:
     def __init__(self, name: str, config: Config) -> None:
         self.name, self.config = name, config
         self.bank = Bank()
+        self.conditions = Conditions()
         self.unit = self.map_unit = Calibration(0.0, 1.0)
         self.image_scores = torch.empty(0)
         self._branch: RGBBranch | PointBranch | CachedBranch | None = None
@@ -66,7 +71,15 @@ class Modality:
         """Return a modality that knows the same samples (or those numbered in `keep`) and takes `samples` more; this one stays as it is."""
         grown = Modality(self.name, self.config)
         grown._branch, grown.bank = self.branch, self.bank.reopen(samples, keep)
+        grown.conditions = self.conditions.reopen(keep)
         return grown
+
+    def learn(self, sample: Sample) -> None:
+        """Take in one normal sample."""
+        patches = self.branch.describe([sample])[0]
+        if len(self.conditions.rows) == len(self.bank.ids):  # a model from before goes on without
+            self.conditions.add(describe_condition(sample, self.name))
+        self.bank.add(sample.meta.id, patches.features, patches.place)
 
     def match(
         self, rows: Tensor, place: Tensor, descriptor: Tensor, allowed: Sequence[int] | None = None, coreset: Tensor | None = None
@@ -108,6 +121,7 @@ class Modality:
                 bank.held[bank.span(i)] = distances.amin(1)
             return_memory()
         bank.measure_gaps(folds)
+        self.conditions.measure_gaps(folds)
         self.unit = self.map_unit = Calibration(0.0, 1.0)
         ordered = [matches[i] for i in range(len(bank.ids))]
         if self.config.scale:
@@ -129,9 +143,20 @@ class Modality:
         """Return the image scores of the held-out normal samples, each judged against the others."""
         return [self.image_score(score, self.bank.descriptors[i], exclude=i) for i, score in enumerate(self.image_scores.tolist())]
 
-    def gap(self, descriptor: Tensor) -> float:
-        """Return how far a descriptor (C,) is from the most similar normal sample's."""
-        return float(self.bank.similar_samples(descriptor, 1)[1][0])
+    def measure(self, descriptor: Tensor, sample: Sample) -> dict[str, float]:
+        """Return how far a descriptor (C,) and the condition of its sample are from the most similar normal sample's, and the condition."""
+        found = {"gap": float(self.bank.similar_samples(descriptor, 1)[1][0])}
+        if self.conditions.is_known:
+            condition = describe_condition(sample, self.name)
+            found |= {"condition": self.conditions.gap(condition), **dict(zip(NAMES[self.name], condition.tolist(), strict=True))}
+        return found
+
+    def measure_normals(self) -> dict[str, Tensor]:
+        """Return the same of the normal samples, each (samples,): the distances when they are held out."""
+        found = {"gap": self.bank.gaps}
+        if self.conditions.is_known:
+            found |= {"condition": self.conditions.gaps, **dict(zip(NAMES[self.name], self.conditions.rows.T, strict=True))}
+        return found
 
     def to_map(self, scores: Tensor, patches: Patches, sample: Any) -> Tensor:
         """Carry patch scores to pixels, positive and in their order."""
@@ -148,12 +173,19 @@ class Modality:
         """Return tensors and plain values for a model folder."""
         tensors, values = self.bank.state(f"{self.name}.")
         tensors[f"{self.name}.image_scores"] = self.image_scores
+        if self.conditions.is_known:
+            tensors[f"{self.name}.conditions"] = self.conditions.rows
         return tensors, {"bank": values, "unit": self.unit.to_dict(), "map_unit": self.map_unit.to_dict()}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.bank = Bank.from_state(f"{self.name}.", tensors, values["bank"])
+        self.conditions = Conditions(tensors.get(f"{self.name}.conditions"))
+        if self.conditions.is_known and self.conditions.rows.shape != (len(self.bank.ids), len(NAMES[self.name])):
+            raise ModelError(f"{self.name}.conditions does not fit the bank; the model is damaged, fit and save it again")
+        folds = [fold.tolist() for fold in fold_indices(len(self.bank.ids), self.config.folds)]
+        self.conditions.measure_gaps(folds)
         if not len(self.bank.gaps):
-            self.bank.measure_gaps([fold.tolist() for fold in fold_indices(len(self.bank.ids), self.config.folds)])
+            self.bank.measure_gaps(folds)
         self.image_scores = tensors[f"{self.name}.image_scores"]
         self.unit, self.map_unit = Calibration.from_dict(values["unit"]), Calibration.from_dict(values["map_unit"])

@@ -30,11 +30,13 @@ from mm3dad.ops import nearest_neighbors
 from mm3dad.ops.processor import return_memory
 from mm3dad.scoring.calibrate import fold_indices, threshold_for_rate
 from mm3dad.scoring.maps import smooth_map, top_fraction_score
-from mm3dad.scoring.outside import judge_outside
+from mm3dad.scoring.outside import find_strangest, judge_outside
+from mm3dad.scoring.promise import normals_needed
 from mm3dad.types import Prediction, Sample
 
 Found = dict[str, tuple[Tensor, Patches]]
 
+KINDS = ("gap", "condition")  # of distance that say whether a sample lies outside
 RETURNED = 32  # samples between two returns of freed memory to the system
 RANGES = (
     ("image_size", 32, 4096),
@@ -204,8 +206,20 @@ class Duet(Detector):
                 parts = self.predict(sample).parts
                 for name, values in scores.items():
                     values.append(float(parts[f"{name}_score"]))
-            self._set_thresholds(scores)
+            self._set_thresholds(self._add_held_out(scores))
         return self
+
+    def _add_held_out(self, scores: dict[str, list[float]]) -> dict[str, list[float]]:
+        """Add the scores of held-out training samples to those of validation samples that are too few to promise the rate.
+
+        A bank without a fold keeps most of its samples only where there are as many as folds; of fewer, the held-out scores are those of
+        another model.
+        """
+        count = len(next(iter(scores.values())))
+        known = len(next(iter(self._parts.values())).bank.ids)
+        if count >= normals_needed(self.config.false_alarms) or not self._calibrated or known < self.config.folds:
+            return scores
+        return {name: part.normal_scores() + scores[name] for name, part in self._parts.items()}
 
     def _require_modalities(self, sample: Sample, role: str) -> None:
         for name in self._parts:
@@ -223,8 +237,7 @@ class Duet(Detector):
             self._require_modalities(sample, "training")
             for turned in [augment(sample, *turn) for turn in turns] if len(turns) > 1 else [sample]:
                 for part in self._parts.values():
-                    patches = part.branch.describe([turned])[0]
-                    part.bank.add(turned.meta.id, patches.features, patches.place)
+                    part.learn(turned)
             if number % RETURNED == 0:
                 return_memory()
             stage = f"features (banks of {sum(part.bank.planned_bytes for part in self._parts.values()) / 2**20:.1f} MiB)"
@@ -281,7 +294,7 @@ class Duet(Detector):
         found = {}
         for name, part in self._parts.items():
             found[f"{name}_score"] = torch.tensor(part.normal_scores())
-            found[f"{name}_gap"] = part.bank.gaps
+            found |= {f"{name}_{what}": values for what, values in part.measure_normals().items()}
         return found
 
     def graphs(self, size: tuple[int, int]) -> list[Graph]:
@@ -325,19 +338,20 @@ class Duet(Detector):
     def _predict_one(self, sample: Sample, found: Found, matches: dict[str, Match], patch: Tensor | None) -> Prediction:
         values, heat_values = self._score(matches, patch), self._score(matches, patch, for_map=True)
         parts: dict[str, Tensor] = {}
-        gaps: dict[str, float] = {}
+        strange: list[tuple[float, Tensor]] = []
         for name, (rows, patches) in found.items():
             part, descriptor = self._parts[name], rows.mean(0)
             score = part.image_score(top_fraction_score(values[name][None], self.config.top), descriptor)
-            gaps[name] = part.gap(descriptor)
-            parts |= {f"{name}_score": torch.tensor(score), f"{name}_gap": torch.tensor(gaps[name])}
+            measured = part.measure(descriptor, sample)
+            strange.append(find_strangest(measured, part.measure_normals(), KINDS))
+            parts |= {f"{name}_{what}": torch.tensor(value) for what, value in {"score": score, **measured}.items()}
             sigma = self.config.smooth * (sample.size[0] * sample.size[1]) ** 0.5 / 224
             heat = part.to_map(heat_values[name], patches, sample)
-            measured = sample.valid if name == "xyz" else None
-            parts[f"{name}_map"] = smooth_map(heat, sigma, measured) if self.config.smooth and sample.meta.organised else heat
+            known = sample.valid if name == "xyz" else None
+            parts[f"{name}_map"] = smooth_map(heat, sigma, known) if self.config.smooth and sample.meta.organised else heat
         score = float(combine([parts[f"{name}_score"] for name in found], self.config.fusion))
         threshold = self._thresholds[",".join(found)]
-        chance, is_outside = judge_outside(list(gaps.values()), [self._parts[name].bank.gaps for name in gaps], self.config.outside_rate)
+        chance, is_outside = judge_outside([one for one, _ in strange], [held for _, held in strange], self.config.outside_rate)
         return Prediction(
             score=score,
             map=combine([parts[f"{name}_map"] for name in found], self.config.fusion),

@@ -9,8 +9,10 @@ import numpy as np
 
 from mm3dad import __version__, files
 from mm3dad.errors import DataError
+from mm3dad.features.condition import NAMES
 from mm3dad.methods import load_detector
 from mm3dad.metrics import auroc, bootstrap_auroc
+from mm3dad.scoring.outside import judge_run
 from mm3dad.scoring.promise import CONFIDENCE, proportion_interval
 
 BLOCKS = 12  # stretches of time whose rates are told one by one, of equal numbers of parts
@@ -28,9 +30,10 @@ def measure_drift(folder: str | Path, results: str | Path) -> tuple[dict[str, An
 
     Returns:
         The report as plain values: `outside` (how many parts were called outside, its interval, the calibrated rate, whether the rate is
-        exceeded, and the rate in stretches of time), `defective`, `quantities`: for each modality's image score and its distance from the
-        most similar normal part the chance that a part exceeds a normal one (0.5: nothing moved), with its interval. And the values
-        themselves, by quantity: those of the normal samples, those of the parts.
+        exceeded, and the rate in stretches of time), `defective`, `recording` (whether the parts were recorded as the normal samples were,
+        with a p-value and the calibrated rate; None for a model that does not know), `quantities`: for each modality's image score, its
+        distances from the most similar normal part and its recording the chance that a part exceeds a normal one (0.5: nothing moved),
+        with its interval. And the values themselves, by quantity: those of the normal samples, those of the parts.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -61,6 +64,7 @@ def measure_drift(folder: str | Path, results: str | Path) -> tuple[dict[str, An
         "normals": len(next(iter(normals.values()))),
         "outside": {**_rate(flags, float(detector.config.outside_rate)), "stretches": _stretches(flags)},
         "defective": _rate(alarms, float(detector.config.false_alarms)) if alarms else None,
+        "recording": _judge_recording(values, float(detector.config.outside_rate)),
         "quantities": {name: _shift(*pair) for name, pair in values.items()},
     }
     return result, values
@@ -93,6 +97,14 @@ def _rate(flags: list[bool], promised: float) -> dict[str, Any]:
 def _stretches(flags: list[bool]) -> list[dict[str, Any]]:
     count = max(1, min(BLOCKS, len(flags) // LEAST))
     return [{"count": int(block.sum()), "of": len(block)} for block in np.array_split(np.array(flags), count)]
+
+
+def _judge_recording(values: Values, rate: float) -> dict[str, Any] | None:
+    names = [f"{modality}_{name}" for modality, own in NAMES.items() for name in own if f"{modality}_{name}" in values]
+    if not names:
+        return None
+    chance, moved = judge_run({name: values[name][1] for name in names}, {name: values[name][0] for name in names}, rate)
+    return {"p_value": chance, "calibrated": rate, "moved": moved}
 
 
 def _shift(normals: np.ndarray, parts: np.ndarray) -> dict[str, Any]:

@@ -76,9 +76,9 @@ def test_the_page_says_what_was_measured(tmp_path):
     files.write_json(tmp_path / "out/duet/cookie.json", {"identity": {"method": "duet", "category": "cookie"}, "rows": rows})
     write_robustness(tmp_path / "out", tmp_path / "robustness.md", TITLES)
     page = (tmp_path / "robustness.md").read_text()
-    assert "| clean | duet | 1.000 | - | 0 of 2 | 0 of 2 | 0 of 2 | - | none |" in page
-    assert "| 20 % | duet | 0.750 | -0.250 | 1 of 2 | 0 of 2 | 1 of 2 | - | none |" in page
-    assert "| 60 % | duet | - | - | - | - | - | - | 4 of 4 |" in page
+    assert "| clean | duet | 1.000 | - | 0 of 2 | 0 of 2 | 0 of 2 | - | - | none |" in page
+    assert "| 20 % | duet | 0.750 | -0.250 | 1 of 2 | 0 of 2 | 1 of 2 | - | - | none |" in page
+    assert "| 60 % | duet | - | - | - | - | - | - | - | 4 of 4 |" in page
     assert "Mean over cookie." in page and "## A sensor dies" not in page
     picture = (tmp_path / "images/robustness.svg").read_text()
     assert picture.startswith("<svg") and "missing points" in picture and json.dumps("duet")[1:-1] in picture
@@ -96,6 +96,15 @@ def test_false_alarms_are_kept_flagged_or_neither():
     # 8 validation parts promise up to 1 - 0.025 ** (1 / 8) = 0.37; 12 of 20 alarms have an interval from 0.36, 13 from 0.41.
     assert judge(0, 0) == judge(12, 0) == "kept" and judge(13, 0) == judge(13, 3) == judge(13, None) == "neither"
     assert judge(13, 4) == "flagged" and judge(12, 20) == "kept"
+    moved = {"recording": {"rgb_brightness": [i / 20 for i in range(40)]}}
+    assert judge(13, 0, **moved) == "neither"  # its parts do not say how they were recorded
+    parts = [{"error": None, "label": 0, "is_anomaly": True, "is_outside": False} for _ in range(20)]
+    for number, part in enumerate(parts):
+        part["recording"] = {"rgb_brightness": number / 10}
+    assert judge_promise(parts, {**content, **moved}) == "neither"
+    for part in parts:
+        part["recording"]["rgb_brightness"] += 0.8
+    assert judge_promise(parts, {**content, **moved}) == "run flagged"
     assert judge(20, 20, normals=None) is None and judge(20, 20, identity={}) is None
     assert judge(6, 0, normals=400) == "neither"
     assert judge_promise([{"error": "no cloud", "label": 0}], content) is None

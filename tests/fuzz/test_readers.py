@@ -63,7 +63,7 @@ def test_a_mutated_file_is_read_or_refused(name, folder, number):
     assert all(path.name == "unpacked" or path.stem == "input" for path in folder.iterdir())  # "../../x" would land here
 
 
-@pytest.mark.parametrize("number", [566, 2733, 4963])
+@pytest.mark.parametrize("number", [566, 2733, 4963, 32260])
 def test_tiffs_that_once_hung_are_refused(folder, number):
     feed(READERS["tiff"], folder, mutate(READERS["tiff"].seeds, number))
 

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import datetime
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,18 +21,29 @@ from mm3dad.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARES = {"fuzz": 0.5, "kill": 0.3, "soak": 0.2}
+PIECES = {"fuzz": "--readers", "kill": "--verbs"}  # what may be run apart
 
 
-def run_suite(suite: str, minutes: float, out: Path) -> dict[str, Any]:
-    """Run one suite in a process of its own; return and keep its command, when, what it wrote (None if nothing) and its exit status."""
-    path = out / f"{suite}.json"
-    path.unlink(missing_ok=True)
+def run_suite(suite: str, minutes: float, out: Path, some: str | None = None) -> dict[str, Any]:
+    """Run one suite in a process of its own; return and keep its command, when, what it wrote (None if nothing) and its exit status.
+
+    With `some` the suite runs these readers or verbs alone, and what earlier runs found of the others stays.
+    """
+    path, kept = out / f"{suite}.json", out / f"{suite}.run.json"
     words = ["-m", f"tests.long.{suite}", "--minutes", f"{minutes:g}"]
-    found: dict[str, Any] = {"command": f"python {' '.join(words)}", "date": str(datetime.date.today()), "rows": None}
+    earlier: list[dict[str, Any]] = []
+    if some is None:
+        path.unlink(missing_ok=True)
+    else:
+        words += [PIECES[suite], some]
+        if kept.is_file():
+            before = read_json(kept)
+            earlier = [*before.get("earlier", []), {key: before[key] for key in ("command", "date", "status")}]
+    found: dict[str, Any] = {"command": f"python {shlex.join(words)}", "date": str(datetime.date.today()), "rows": None, "earlier": earlier}
     found["status"] = subprocess.run([sys.executable, *words, "--out", str(path)], cwd=ROOT, check=False).returncode
     with contextlib.suppress(DataError):
         found["rows"] = read_json(path)
-    write_json(out / f"{suite}.run.json", found)
+    write_json(kept, found)
     return found
 
 
@@ -54,7 +66,8 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     ]
     for suite, run in found.items():
         rows = run["rows"]
-        lines += ["", f"## {suite.capitalize()}", f"`{run['command']}` on {run['date']} ended with {run['status']}."]
+        lines += ["", f"## {suite.capitalize()}"]
+        lines += [f"`{one['command']}` on {one['date']} ended with {one['status']}." for one in (*run.get("earlier", []), run)]
         if rows is None:
             lines.append("It wrote nothing.")
         elif suite == "fuzz":
@@ -65,12 +78,13 @@ def page(found: dict[str, dict[str, Any]]) -> str:
             lines += [f"| {row['verb']} | {row['kills']} | {row.get('hit', 0)} | {len(row['faults'])} | {row['seconds']} |" for row in rows]
             lines += _faults(rows)
         else:
-            first, last = rows["series"][0], rows["series"][-1]
-            lines += [
-                f"`{rows['method']}` scored {rows['samples']} samples in {rows['seconds']} s; resident memory {first['bytes'] >> 20} -> "
-                f"{last['bytes'] >> 20} MiB, handles {first['handles']} -> {last['handles']}.",
-                *(f"- {fault}" for fault in rows["faults"]),
-            ]
+            if rows["series"]:
+                first, last = rows["series"][0], rows["series"][-1]
+                lines.append(
+                    f"`predict --watch` scored {rows['samples']} parts with `{rows['method']}` in {rows['seconds']} s; resident memory "
+                    f"{first['bytes'] >> 20} -> {last['bytes'] >> 20} MiB, handles {first['handles']} -> {last['handles']}."
+                )
+            lines += [f"- {fault}" for fault in rows["faults"]]
     return "\n".join(lines) + "\n"
 
 
@@ -79,12 +93,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--budget", type=float, default=120.0, help="minutes of all suites together")
     parser.add_argument("--suites", default=",".join(SHARES), help="some of them, with commas between")
+    parser.add_argument("--only", help="of one suite some readers or verbs, with commas between: what is kept of the others stays")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "long", help="folder of the JSON files")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "reliability.md")
     given = parser.parse_args()
     names = given.suites.split(",")
+    if given.only and given.suites not in PIECES:
+        parser.error(f"--only takes one suite, {' or '.join(PIECES)}, got {given.suites}")
     total = sum(SHARES[name] for name in names)
-    failed = [run_suite(name, given.budget * SHARES[name] / total, given.out)["status"] for name in names]
+    failed = [run_suite(name, given.budget * SHARES[name] / total, given.out, given.only)["status"] for name in names]
     write_text(given.page, page(read_runs(given.out)))
     print(f"wrote {given.page}")
     return int(any(failed))

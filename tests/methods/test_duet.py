@@ -12,10 +12,12 @@ import torch
 import mm3dad
 from mm3dad import files
 from mm3dad.data import degrade
-from mm3dad.errors import ConfigError, DataError
+from mm3dad.errors import ConfigError, DataError, ModelError
+from mm3dad.features.condition import NAMES
 from mm3dad.memory.budget import LIBRARIES, SAMPLE
 from mm3dad.methods import _modality
 from mm3dad.metrics import auroc
+from mm3dad.scoring.outside import judge_outside
 from mm3dad.types import Meta, Sample
 from tests.methods.parts import SMALL, make_cloud, make_sample, make_samples
 
@@ -72,7 +74,9 @@ def test_each_modality_sees_its_own_defects(both, good):
 def test_one_modality_alone(normal, good, modality, seen, unseen):
     detector = create(modalities=modality).fit(normal)
     other = {"rgb": "xyz", "xyz": "rgb"}[modality]
-    assert set(detector.predict(good[0]).parts) == {f"{modality}_score", f"{modality}_gap", f"{modality}_map"}
+    assert set(detector.predict(good[0]).parts) == {
+        f"{modality}_{what}" for what in ("score", "gap", "map", "condition", *NAMES[modality])
+    }
     assert rank(detector, good, make_samples(3, first=60, defect=seen)) == 1
     assert detector.predict(make_sample(60, unseen)).score == detector.predict(make_sample(60)).score
     alone = create().fit([drop(sample, other) for sample in normal])  # what the data have decides without the option
@@ -199,7 +203,7 @@ def test_options_out_of_range(options, message):
 
 
 def test_validation_moves_the_threshold_and_nothing_else(both, normal, good):
-    validated = create().fit(normal, validation=make_samples(5, first=80))
+    validated = create(false_alarms=0.2).fit(normal, validation=make_samples(5, first=80))
     for sample in (good[0], make_sample(60, "both")):
         a, b = both.predict(sample), validated.predict(sample)
         assert a.score == b.score and torch.equal(a.map, b.map) and a.threshold != b.threshold
@@ -266,13 +270,64 @@ def test_a_model_from_before_the_flag_finds_its_gaps_again(both, good, tmp_path)
     tensors = files.read_sealed(tmp_path / "model.json", model.pop("tensors"))
     for name in ("rgb", "xyz"):
         tensors.pop(f"{name}.gaps")
+        tensors.pop(f"{name}.conditions")
         model["values"]["parts"][name]["bank"]["reach"] = both._parts[name].bank.reach
     del model["config"]["outside_rate"]
     files.write_sealed(tmp_path / "model.json", model, tensors)
     old = mm3dad.load(tmp_path)
     for name, part in both._parts.items():
         torch.testing.assert_close(old._parts[name].bank.gaps, part.bank.gaps, rtol=1e-6, atol=0)
-    assert old.predict(good[0]).outside_p_value == both.predict(good[0]).outside_p_value
+    prediction = old.predict(good[0])
+    assert not {"rgb_condition", "rgb_brightness", "xyz_condition"} & prediction.parts.keys()
+    gaps = [float(prediction.parts[f"{name}_gap"]) for name in ("rgb", "xyz")]
+    by_descriptors = judge_outside(gaps, [old._parts[name].bank.gaps for name in ("rgb", "xyz")], 0.05)
+    assert (prediction.outside_p_value, prediction.is_outside) == by_descriptors
+    old.add(make_samples(1, first=30))  # whose condition alone says nothing
+    assert "rgb_condition" not in old.predict(good[0]).parts
+
+
+def test_conditions_are_kept_grown_and_shrunk(normal, good, tmp_path):
+    detector = create().fit(normal[:4])
+    before = detector.predict(good[0]).parts
+    detector.save(tmp_path / "model")
+    loaded = mm3dad.load(tmp_path / "model")
+    for name in ("rgb", "xyz"):
+        own, kept = (one._parts[name].conditions for one in (detector, loaded))
+        assert torch.equal(own.rows, kept.rows) and torch.equal(own.gaps, kept.gaps) and own.rows.shape == (4, len(NAMES[name]))
+    assert loaded.predict(good[0]).parts["rgb_condition"] == before["rgb_condition"]
+    loaded.add(normal[4:])
+    assert all(len(part.conditions.rows) == len(part.conditions.gaps) == 5 for part in loaded._parts.values())
+    loaded.forget([normal[4].meta.id])
+    assert loaded.predict(good[0]).parts["xyz_condition"] == before["xyz_condition"]
+    model = files.read_json(tmp_path / "model" / "model.json")
+    tensors = files.read_sealed(tmp_path / "model" / "model.json", model.pop("tensors"))
+    tensors["rgb.conditions"] = tensors["rgb.conditions"][1:]
+    files.write_sealed(tmp_path / "model" / "model.json", model, tensors)
+    with pytest.raises(ModelError, match=r"rgb.conditions does not fit the bank; the model is damaged, fit and save it again"):
+        mm3dad.load(tmp_path / "model")
+
+
+def test_lost_points_and_a_dimmed_lamp_lie_outside(good):
+    both = create(outside_rate=0.05).fit(make_samples(40))
+    calm = both.predict(good[0])
+    assert calm.is_outside is False
+    for strange, name in ((degrade.drop_points(good[0], 0.2), "xyz"), (degrade.expose(good[0], -1), "rgb")):
+        prediction = both.predict(strange)
+        assert prediction.is_outside is True
+        assert prediction.parts[f"{name}_condition"] > both._parts[name].conditions.gaps.max()
+
+
+def test_too_few_validation_samples_are_joined_by_held_out_ones(normal, good):
+    validation = make_samples(3, first=80)
+    few, many = (create(false_alarms=rate).fit(normal, validation=validation) for rate in (0.2, 0.25))
+    held = few.describe_normals()
+    scores = {name: [float(few.predict(sample).parts[f"{name}_score"]) for sample in validation] for name in ("rgb", "xyz")}
+    for name in ("rgb", "xyz"):
+        both = sorted(held[f"{name}_score"].tolist() + scores[name])
+        assert few._thresholds[name] == pytest.approx(both[7], rel=1e-6)  # of 5 + 3, ceil(9 * 0.8) = 8
+        assert many._thresholds[name] == pytest.approx(max(scores[name]), rel=1e-6)  # three promise a quarter by themselves
+    four = create(false_alarms=0.2).fit(normal[:4], validation=validation)  # less than a fold each: another model's scores
+    assert four._thresholds["rgb"] == pytest.approx(max(float(four.predict(one).parts["rgb_score"]) for one in validation), rel=1e-6)
 
 
 # ---- adding samples later

@@ -39,7 +39,9 @@ def rows(model):
 def test_parts_as_before_have_not_moved(model, rows, tmp_path):
     files.write_json(tmp_path / "predictions.json", rows[0])
     result, values = measure_drift(model, tmp_path)
-    assert (result["parts"], result["normals"]) == (24, 20) and set(values) == {"rgb_score", "rgb_gap", "xyz_score", "xyz_gap"}
+    assert (result["parts"], result["normals"]) == (24, 20) and values.keys() == mm3dad.load(model).describe_normals().keys()
+    assert {"rgb_score", "xyz_gap", "rgb_condition", "rgb_brightness", "xyz_roughness"} <= values.keys()
+    assert not result["recording"]["moved"] and result["recording"]["p_value"] > result["recording"]["calibrated"] == 0.05
     outside = result["outside"]
     assert not outside["exceeded"] and outside["interval"][0] <= outside["share"] <= outside["interval"][1]
     assert outside["of"] == sum(one["of"] for one in outside["stretches"]) == 24 and outside["calibrated"] == 0.05
@@ -58,15 +60,17 @@ def test_a_noisy_depth_sensor_shows_in_its_modality_alone(model, rows, tmp_path,
     assert first["count"] < last["count"] == last["of"]
     only, _ = measure_drift(model, _write(tmp_path / "late.json", rows[1]))
     assert only["quantities"]["xyz_gap"]["moved"] and only["quantities"]["xyz_gap"]["exceeds"] > 0.9
+    assert only["recording"]["moved"] and only["quantities"]["xyz_roughness"]["exceeds"] > 0.9
     before, _ = measure_drift(model, _write(tmp_path / "early.json", rows[0]))
     assert only["quantities"]["rgb_gap"] == before["quantities"]["rgb_gap"]  # the pictures are the same
     words = ["drift", str(model), str(tmp_path), "--json", str(tmp_path / "drift.json"), "--html", str(tmp_path / "drift.html")]
     assert main(words) == 0
     told = capsys.readouterr().out
     assert "calibrated for at most 5.00%, which is exceeded" in told and "xyz_gap: moved" in told
+    assert "the recording (light, focus, measured points, distance, noise) is other than that of the normal samples: p-value" in told
     assert json.loads((tmp_path / "drift.json").read_text())["quantities"] == result["quantities"]
     page = (tmp_path / "drift.html").read_text()
-    assert page.count("<svg") == 5 and "which is exceeded" in page and "src=" not in page
+    assert page.count("<svg") == 1 + len(result["quantities"]) and "which is exceeded" in page and "src=" not in page
 
 
 def _write(path, rows):
@@ -94,6 +98,9 @@ def test_what_cannot_be_compared(model, rows, tmp_path):
     older = [{key: value for key, value in row.items() if key != "parts"} for row in rows[0]]
     with pytest.raises(DataError, match="lack scores of the modalities; score the parts again with this version"):
         measure_drift(model, _write(tmp_path / "older.json", older))
+    known = ("rgb_score", "rgb_gap", "xyz_score", "xyz_gap")
+    older = [{**row, "parts": {name: row["parts"][name] for name in known}} for row in rows[0]]  # from before the recording was described
+    assert measure_drift(model, _write(tmp_path / "old.json", older))[0]["recording"] is None
     tree = toy.write_tree(tmp_path / "tree", ("nut",))
     fit_detector("toy", "mvtec3d", tree, tmp_path / "toy", categories=["nut"])
     with pytest.raises(ConfigError, match="toy keeps no scores of its normal samples to compare others with; give a model of duet"):

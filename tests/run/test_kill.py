@@ -21,7 +21,7 @@ def verbs(tmp_path_factory):
     return make_verbs(tmp_path_factory.mktemp("inputs"), "toy", {})
 
 
-@pytest.mark.parametrize("name", ["synthesize", "prepare", "fit", "evaluate"])
+@pytest.mark.parametrize("name", ["synthesize", "prepare", "fit", "evaluate", "benchmark", "train glfm"])
 def test_a_killed_verb_resumes_to_the_same_result(verbs, name, tmp_path):
     found = kill_often(name, verbs[name], tmp_path, 3)
     assert found["kills"] == 3 and not found["faults"]
