@@ -18,6 +18,7 @@ from mm3dad.ops import fpfh
 from mm3dad.types import Sample
 
 FPFH_BINS = 33
+FPFH_BLOCKS = ((FPFH_BINS, 1.0), *((1, RELIEF_WEIGHT),) * 3)  # of cells with relief, for `fit_scale`
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class PointCells:
     @property
     def blocks(self) -> tuple[tuple[int, float], ...]:
         """Width and weight of consecutive channels for `fit_scale`; empty where the features are compared as they are."""
-        return () if self.with_holes or not self.relief or self._net is not None else ((FPFH_BINS, 1.0), *((1, RELIEF_WEIGHT),) * 3)
+        return () if self.with_holes or not self.relief or self._net is not None else FPFH_BLOCKS
 
     def describe(self, samples: Sequence[Sample], grids: Sequence[tuple[int, int]]) -> list[Cells]:
         """Return the cells of each sample on its grid.

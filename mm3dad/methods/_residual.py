@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mm3dad.features.pixelmap import FPFH_BLOCKS, fit_scale
 from mm3dad.methods._detector import Progress
 from mm3dad.nets.residual_flow import ResidualFlow
 from mm3dad.nets.training import Task, TrainingRun, TrainingSettings, train
@@ -17,11 +18,12 @@ from mm3dad.scoring.residual import take_residual
 STEPS = 10  # in an epoch
 LOOKED_AT = 32  # auxiliary samples that say how large residuals are, and normal ones how likely a normal cell can be
 Batch = tuple[list[int], list[list[int]], bool]  # samples, references of each, whether flows see anomalous cells
+Scale = tuple[Tensor, Tensor]  # shift and factor (C,) of a level
 
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """One labelled sample: levels (P, C) of a square grid, which cells are normal and which are known (P,) bool, and its product."""
+    """One labelled sample: its levels, which cells are normal and which are known (P,) bool, and its product."""
 
     levels: list[Tensor]
     is_normal: Tensor
@@ -29,10 +31,14 @@ class Auxiliary:
     category: str
     is_good: bool
 
-    def scale(self, units: Sequence[float]) -> Auxiliary:
-        """Return the sample with its levels divided by their units, in single precision."""
-        levels = [level.float() / unit for level, unit in zip(self.levels, units, strict=True)]
-        return Auxiliary(levels, self.is_normal, self.is_known, self.category, self.is_good)
+    def scale(self, scales: Sequence[Scale]) -> Auxiliary:
+        """Return the sample on a scale, in single precision."""
+        return replace(self, levels=scale_levels(self.levels, scales))
+
+
+def scale_levels(levels: Sequence[Tensor], scales: Sequence[Scale]) -> list[Tensor]:
+    """Return levels (P, C), shifted and scaled channel by channel, in single precision."""
+    return [(level.float() - shift) * factor for level, (shift, factor) in zip(levels, scales, strict=True)]
 
 
 def draw_references(known: Sequence[Auxiliary], number: int, draws: int, generator: torch.Generator) -> list[int]:
@@ -48,18 +54,31 @@ def join_cells(chosen: Sequence[Auxiliary]) -> list[Tensor]:
 
 
 def leave_references(levels: Sequence[Tensor], references: Sequence[Tensor]) -> list[Tensor]:
-    """Return the residuals of levels (P, C) of a square grid to references (R, C), as maps (1, C, h, w)."""
+    """Return the residuals of scaled levels (P, C) of a square grid to references (R, C), as maps (1, C, h, w)."""
     side = round(len(levels[0]) ** 0.5)
     return [take_residual(rows, others).T.reshape(1, -1, side, side) for rows, others in zip(levels, references, strict=True)]
 
 
-def measure_units(known: Sequence[Auxiliary], draws: int, seed: int) -> list[float]:
-    """Return per level what to divide features by, so that squared residuals are 1 on average."""
+def find_scales(known: Sequence[Auxiliary], modalities: Sequence[str], draws: int, seed: int) -> list[Scale]:
+    """Return each level's scale: squared residuals are 1 on average; histograms and relief of a cloud are centred and balanced first.
+
+    A backbone's layers keep their origin, as published: cosines between them already tell patches apart.
+    """
+    widths = [level.shape[1] for level in known[0].levels]
+    scales = [(torch.zeros(width), torch.ones(width)) for width in widths]
+    if "xyz" in modalities:  # the last level
+        scales[-1] = fit_scale([one.levels[-1].float() for one in known if one.is_good], FPFH_BLOCKS)
+    units = _measure_units(known, scales, draws, seed)
+    return [(shift, factor / unit) for (shift, factor), unit in zip(scales, units, strict=True)]
+
+
+def _measure_units(known: Sequence[Auxiliary], scales: Sequence[Scale], draws: int, seed: int) -> list[float]:
+    """Return per level the size of residuals, the root of the mean of their squares."""
     generator = torch.Generator().manual_seed(seed)
     found = []
     for number in torch.linspace(0, len(known) - 1, min(len(known), LOOKED_AT)).long().tolist():
         references = join_cells([known[i] for i in draw_references(known, number, draws, generator)])
-        levels = ([rows.float() for rows in part] for part in (known[number].levels, references))
+        levels = (scale_levels(part, scales) for part in (known[number].levels, references))
         found.append([float(residual.mean()) for residual in leave_references(*levels)])
     return [max(sum(level) / len(level), 1e-12) ** 0.5 for level in zip(*found, strict=True)]
 

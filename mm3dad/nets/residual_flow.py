@@ -49,9 +49,11 @@ class ResidualFlow(nn.Module):
         terms = {name: residuals[0].new_zeros(()) for name in ("codes", "constraint", "flow")}
         for level, residual in enumerate(residuals):
             target = _to_rows(residual)[known]
-            terms["codes"] = terms["codes"] + self.codebooks[level].loss(target[normal])  # type: ignore[operator]
+            # Both grow with the square of a residual, itself a square: a batch with a cell far off would outweigh all others.
+            weight = 1 / target.square().mean().clamp_min(1.0)
+            terms["codes"] = terms["codes"] + weight * self.codebooks[level].loss(target[normal])  # type: ignore[operator]
             features = _to_rows(self.constraintors[level](residual))[known]
-            terms["constraint"] = terms["constraint"] + occ_loss(features, target, normal)
+            terms["constraint"] = terms["constraint"] + weight * occ_loss(features, target, normal)
             chosen = torch.randperm(len(features), device=features.device)[:CELLS]
             place = self._place(residual)[known][chosen]
             terms["flow"] = terms["flow"] + self._flow_loss(level, features.detach()[chosen], place, normal[chosen], both)
