@@ -194,7 +194,7 @@ def test_what_a_killed_driver_finished_stays(nodes, toys, tree, alone, tmp_path)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tests.run.cluster", str(tree), str(out), f"ray:{nodes.address}"]
     driver = subprocess.Popen(command, stderr=subprocess.PIPE)
-    wait_until(lambda: list(out.glob("runs/*/run.json")) or driver.poll() is not None)
+    wait_until(lambda: list(out.glob("runs/*/run.json")) or driver.poll() is not None, seconds=240)
     driver.send_signal(signal.SIGKILL)
     _, said = driver.communicate()
     done = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/run.json")}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -243,12 +245,14 @@ def test_a_page_that_comes_before_the_sample_waits_for_it(browser, view, few_fir
 
 
 def test_the_panel_appears_after_the_cloud(browser, view, monkeypatch):
-    monkeypatch.setattr("mm3dad.view.browser.PAUSE", 3.0)
+    gate = threading.Event()  # no clock: a busy machine needs seconds for the page
+    monkeypatch.setattr("mm3dad.view.browser.time", SimpleNamespace(sleep=lambda _: gate.wait(PATIENCE)))
     assert not view.controls.layer.visible and not view.controls.title.visible
     browser.open(view.url)
     browser.wait("document.querySelector('canvas') !== null")
     browser.settle()
     assert "point size" not in browser.run("document.body.innerText")
+    gate.set()
     browser.wait("document.body.innerText.includes('point size') && document.body.innerText.includes('test/both/070')")
     assert not view.controls.whole.visible  # the cloud is small
 
