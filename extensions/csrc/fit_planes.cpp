@@ -4,24 +4,19 @@
 #include "common.h"
 #include "plane.h"
 
+#include <vector>
+
 namespace mm3dad {
 namespace fit_planes_ {
 
 MM3DAD_CLONES void fit(const double* points, const int64_t* table, int64_t count, int64_t first, int64_t last, const double* viewpoint,
                        double* middles, double* normals) {
-  for (int64_t i = first; i < last; i += kSideBySide) {
-    double spread[6][kSideBySide] = {{0}}, place[3][kSideBySide] = {{0}}, normal[3][kSideBySide];
-    const int64_t lanes = std::min<int64_t>(kSideBySide, last - i);
-    for (int64_t l = 0; l < lanes; ++l) {
-      double own[6];
-      measure_spread(points, points + 1, points + 2, 3, table + (i + l) * count, count, middles + 3 * (i + l), own);
-      for (int a = 0; a < 6; ++a) spread[a][l] = own[a];
-      for (int a = 0; a < 3; ++a) place[a][l] = points[3 * (i + l) + a];
-    }
-    find_normals(spread, place, viewpoint, normal);
-    for (int64_t l = 0; l < lanes; ++l)
-      for (int a = 0; a < 3; ++a) normals[3 * (i + l) + a] = normal[a][l];
-  }
+  std::vector<double> spread(6 * (last - first));
+  for (int64_t i = first; i < last; ++i)
+    measure_spread(points, points + 1, points + 2, 3, table + i * count, count, middles + 3 * i, &spread[6 * (i - first)]);
+  const double* from = points + 3 * first;
+  double* to = normals + 3 * first;
+  find_normals_of_rows(spread.data(), {from, from + 1, from + 2}, 3, last - first, viewpoint, {to, to + 1, to + 2});
 }
 
 }  // namespace fit_planes_

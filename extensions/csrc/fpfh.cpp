@@ -52,28 +52,16 @@ struct Visit {
   }
 };
 
-// Normals of some points from their spreads, turned towards the origin.
-inline __attribute__((always_inline)) void set_normals(Cloud& cloud, const double* spread, int64_t first, int64_t count) {
-  constexpr double origin[3] = {0, 0, 0};
-  for (int64_t i = 0; i < count; i += kSideBySide) {
-    double columns[6][kSideBySide] = {{0}}, place[3][kSideBySide] = {{0}}, normal[3][kSideBySide];
-    const int64_t lanes = std::min<int64_t>(kSideBySide, count - i);
-    for (int64_t l = 0; l < lanes; ++l) {
-      for (int a = 0; a < 6; ++a) columns[a][l] = spread[6 * (i + l) + a];
-      for (int a = 0; a < 3; ++a) place[a][l] = cloud.place(a)[first + i + l];
-    }
-    find_normals(columns, place, origin, normal);
-    for (int64_t l = 0; l < lanes; ++l)
-      for (int a = 0; a < 3; ++a) cloud.normal[a][first + i + l] = normal[a][l];
-  }
-}
-
 MM3DAD_CLONES void find_neighbors(Cloud& cloud, const double* points, int64_t first, int64_t count, bool wants_normals) {
   const int64_t k = std::max(cloud.used + 1, wants_normals ? cloud.fitted : 1);
   std::vector<double> spread(wants_normals ? 6 * count : 0);
   double* room = wants_normals ? spread.data() : nullptr;
   search_along(cloud.leaves, cloud.total, points, &cloud.leaves.index[first], count, k, Visit{cloud, first, room});
-  if (wants_normals) set_normals(cloud, room, first, count);
+  if (!wants_normals) return;
+  constexpr double origin[3] = {0, 0, 0};
+  auto& to = cloud.normal;
+  find_normals_of_rows(room, {cloud.place(0) + first, cloud.place(1) + first, cloud.place(2) + first}, 1, count, origin,
+                       {&to[0][first], &to[1][first], &to[2][first]});
 }
 
 // Edges of the bins on one side of the middle one: squared cosines and sines of the first angle's, squares of the two ratios.

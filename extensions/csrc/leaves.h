@@ -34,6 +34,13 @@ struct Boxes {
   }
 };
 
+// How far two intervals lie apart, 0 where they meet.
+inline __attribute__((always_inline)) double gap(double low, double high, double from, double to) {
+  const double before = low - to, after = from - high;
+  const double most = before > after ? before : after;
+  return most > 0 ? most : 0;
+}
+
 // Squared distance from a box (low, high) to each of `count` boxes (a multiple of kLanes); 0 where they meet, infinite where one is empty.
 inline __attribute__((always_inline)) void distance_to_boxes(const Boxes& boxes, int64_t first, int64_t count, const double* low,
                                                              const double* high, double* result) {
@@ -42,14 +49,7 @@ inline __attribute__((always_inline)) void distance_to_boxes(const Boxes& boxes,
   const double ax = low[0], ay = low[1], az = low[2], bx = high[0], by = high[1], bz = high[2];
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
-    double x = lx[i] - bx, y = ly[i] - by, z = lz[i] - bz;
-    const double u = ax - hx[i], v = ay - hy[i], w = az - hz[i];
-    x = x > u ? x : u;
-    y = y > v ? y : v;
-    z = z > w ? z : w;
-    x = x > 0 ? x : 0;
-    y = y > 0 ? y : 0;
-    z = z > 0 ? z : 0;
+    const double x = gap(lx[i], hx[i], ax, bx), y = gap(ly[i], hy[i], ay, by), z = gap(lz[i], hz[i], az, bz);
     result[i] = x * x + y * y + z * z;
   }
 }

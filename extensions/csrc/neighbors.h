@@ -226,14 +226,8 @@ inline __attribute__((always_inline)) void fill_pool(const Leaves& cloud, const 
       const double *x = &cloud.place[0][first], *y = &cloud.place[1][first], *z = &cloud.place[2][first];
 #pragma omp simd
       for (int i = 0; i < kLeaf; ++i) {
-        double u = x[i] - box.high[0], v = y[i] - box.high[1], w = z[i] - box.high[2];
-        const double p = box.low[0] - x[i], q = box.low[1] - y[i], r = box.low[2] - z[i];
-        u = u > p ? u : p;
-        v = v > q ? v : q;
-        w = w > r ? w : r;
-        u = u > 0 ? u : 0;
-        v = v > 0 ? v : 0;
-        w = w > 0 ? w : 0;
+        const double u = gap(x[i], x[i], box.low[0], box.high[0]), v = gap(y[i], y[i], box.low[1], box.high[1]);
+        const double w = gap(z[i], z[i], box.low[2], box.high[2]);
         squared[i] = u * u + v * v + w * w;
       }
       const int32_t* index = &cloud.index[first];

@@ -130,4 +130,20 @@ inline __attribute__((always_inline)) void find_normals(const double (&spread)[6
   }
 }
 
+// The same of some points in rows: spreads (count, 6); coordinates of places and of normals lie `stride` apart.
+inline __attribute__((always_inline)) void find_normals_of_rows(const double* spread, const double* const (&place)[3], int64_t stride,
+                                                                int64_t count, const double* viewpoint, double* const (&normal)[3]) {
+  for (int64_t i = 0; i < count; i += kSideBySide) {
+    double columns[6][kSideBySide] = {{0}}, here[3][kSideBySide] = {{0}}, found[3][kSideBySide];
+    const int64_t lanes = std::min<int64_t>(kSideBySide, count - i);
+    for (int64_t l = 0; l < lanes; ++l) {
+      for (int a = 0; a < 6; ++a) columns[a][l] = spread[6 * (i + l) + a];
+      for (int a = 0; a < 3; ++a) here[a][l] = place[a][(i + l) * stride];
+    }
+    find_normals(columns, here, viewpoint, found);
+    for (int64_t l = 0; l < lanes; ++l)
+      for (int a = 0; a < 3; ++a) normal[a][(i + l) * stride] = found[a][l];
+  }
+}
+
 }  // namespace mm3dad

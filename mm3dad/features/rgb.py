@@ -50,9 +50,8 @@ class RGBExtractor:
             hint = nearest_name(backbone, known).split("known:")[0]
             raise ConfigError(f"unknown backbone {backbone!r}; {hint}see `mm3dad list weights` and timm.list_models()")
         self.device = find_device(device)
-        self._net, self.description = _load_network(architecture, row, weights, seed)
-        net = fold_batch_norms(self._net.eval().requires_grad_(False))
-        self._net = net.to(self.device, memory_format=torch.channels_last)
+        net, self.description = _load_network(architecture, row, weights, seed)
+        self._net = fold_batch_norms(net.eval().requires_grad_(False)).to(self.device, memory_format=torch.channels_last)
         configured = getattr(self._net, "pretrained_cfg", {}) or {}
         mean, std = (row.mean, row.std) if row else (configured.get("mean", IMAGENET[0]), configured.get("std", IMAGENET[1]))
         self._mean = torch.tensor(mean, device=self.device).view(3, 1, 1)
