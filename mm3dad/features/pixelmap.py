@@ -12,7 +12,7 @@ from torch import Tensor
 from mm3dad.errors import DataError
 from mm3dad.features.align import pool_map, scatter_points
 from mm3dad.features.branches import RELIEF_WEIGHT, load_point_net
-from mm3dad.features.points import encode_groups, group_points, measure_relief, spread_to_points
+from mm3dad.features.points import encode_groups, group_points, measure_relief, spread_to_points, take_fpfh_roots
 from mm3dad.features.weights import TABLE
 from mm3dad.ops import fpfh
 from mm3dad.types import Sample
@@ -124,9 +124,7 @@ class PointCells:
         if not len(points):
             raise DataError(f"sample {sample.meta.id!r} has no valid point; check the sensor, the unit and the mask of missing points")
         if self._net is None:
-            values = fpfh(points)
-            if not self.raw:
-                values = values.div_(200).sqrt_()
+            values = fpfh(points) if self.raw else take_fpfh_roots(points)
         else:
             try:
                 groups = group_points(points, pixel, self.centers, self.group_size, grow=False)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,15 +100,23 @@ def group_points(points: Tensor, pixel: Tensor, centers: int, size: int, grow: b
     return PointGroups(points, pixel, center, groups.index, groups.curvature)
 
 
-def describe_groups(groups: PointGroups, neighbors: int = 100) -> Tensor:
-    """Describe each group by the mean and the spread of its members' FPFH: (G, FPFH_STATISTICS) float32.
+def take_fpfh_roots(points: Tensor, neighbors: int = 100) -> Tensor:
+    """Take the square roots of FPFH (N, 33) brought to at most 1, so that the one or two full bins of a plane do not drown the rest.
 
-    Square roots of the histograms are averaged, so that the one or two full bins of a plane do not drown the rest
-    (Hellinger distance between histograms).
-    Source: Rusu et al., ICRA 2009 (FPFH); the statistics are ours.
+    Distances of roots are Hellinger's, between histograms.
+    Source: Rusu et al., ICRA 2009 (FPFH).
     """
-    histograms = fpfh(groups.points, neighbors=neighbors).div_(200).sqrt_()
-    return row_statistics(histograms, groups.index)
+    histograms = fpfh(points, neighbors=neighbors).div_(200)
+    if histograms.device.type != "cpu":
+        return histograms.sqrt_()
+    # Most bins are empty, and torch's root of a zero takes ten times as long as another.
+    np.sqrt(histograms.numpy(), out=histograms.numpy())
+    return histograms
+
+
+def describe_groups(groups: PointGroups, neighbors: int = 100) -> Tensor:
+    """Describe each group by the mean and the spread of the roots of its members' FPFH: (G, FPFH_STATISTICS) float32; ours."""
+    return row_statistics(take_fpfh_roots(groups.points, neighbors), groups.index)
 
 
 def measure_relief(centers: Tensor, ranges: Sequence[int] = (64, 256)) -> Tensor:

@@ -8,7 +8,6 @@ from torch import Tensor
 def is_finite(values: Tensor) -> bool:
     """Tell whether no value is NaN or infinite.
 
-    Sums of rows show either in one pass; only where one is not finite itself, as large values may make it, each value is looked at.
+    The sum shows either in one pass; only where it is not finite itself, as large values may make it, each value is looked at.
     """
-    sums = values.sum(dim=-1) if values.ndim else values
-    return bool(sums.isfinite().all()) or bool(values.isfinite().all())
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
