@@ -163,6 +163,8 @@ def write_robustness(out: Path, page: Path, titles: Titles) -> None:
         table = []
         for word, condition in zip(("clean", *words), ("clean", *(f"{family} {level:g}" for level in levels)), strict=True):
             for method, cells in found.items():
+                if word == "clean":  # the first point of a curve is of the same categories as the others
+                    cells = {name: cells[name] for name in _complete(cells, [f"{family} {level:g}" for level in levels])}
                 line = _line(cells, condition)
                 curves.setdefault(method, []).append(None if line is None else line["auroc"])
                 if line is None or (word == "clean" and family != "clean"):
@@ -183,12 +185,13 @@ def write_robustness(out: Path, page: Path, titles: Titles) -> None:
     files.write_text(page.parent / "images" / "robustness.svg", draw_panels(panels))
 
 
+def _complete(cells: Mapping[str, Mapping[str, Any]], conditions: Sequence[str]) -> list[str]:
+    return [name for name, content in cells.items() if all(condition in content["rows"] for condition in conditions)]
+
+
 def _categories(found: Mapping[str, Mapping[str, Mapping[str, Any]]], conditions: Sequence[str]) -> str:
     """Say which categories a table is the mean of, method by method where they differ."""
-    have = {
-        method: [name for name, content in cells.items() if all(condition in content["rows"] for condition in conditions)]
-        for method, cells in found.items()
-    }
+    have = {method: _complete(cells, conditions) for method, cells in found.items()}
     told = {", ".join(names) or "none complete yet" for names in have.values()}
     if len(told) == 1:
         return f"Mean over {told.pop()}."

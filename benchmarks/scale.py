@@ -3,17 +3,20 @@
     python -m benchmarks.scale --root data/synthetic [--method duet] [--categories a,b] [--shots 10] [--seeds 0] [--repeats 3] [--json FILE]
 
 The sides take turns, each in folders of its own; what counts is the wall time of the whole call, start of the cluster and of its workers
-included. The start alone is measured too, as the time of one empty job. The files of all sides must be the same.
+included. The start alone is measured too, as the time of one empty job. The files of all sides must be the same. Each side has as many
+cores as workers, for driver and Ray's own processes too: a worker reads the next sample in a second thread, which would take an idle core.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from mm3dad.run.evaluate import evaluate
 from tests.long.kill import digest
 
 SIDES = {"1 worker": "ray:1", "2 workers": "ray:2", "this process": 1}
+CORES = {"1 worker": 1, "2 workers": 2, "this process": 1}
 
 
 def compare(out: Path) -> dict[str, str]:
@@ -34,6 +38,19 @@ def compare(out: Path) -> dict[str, str]:
     content.pop("machine")
     write_json(out / "evaluate.json", content)
     return digest(out)
+
+
+@contextlib.contextmanager
+def tied(cores: int) -> Iterator[None]:
+    """Let this process, and what it starts, run on so many cores while the block runs."""
+    before = os.sched_getaffinity(0)
+    if len(before) < cores:
+        raise SystemExit(f"{cores} cores are needed, this process may use {len(before)}")
+    os.sched_setaffinity(0, sorted(before)[:cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def nothing() -> None:
@@ -83,13 +100,18 @@ def main() -> None:
     sides = {name: workers for name, workers in SIDES.items() if name != arguments.without}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     counted: dict[str, list[float]] = {name: [] for name in sides}
-    loads, files, starts = [], [], {name: time_start(workers) for name, workers in sides.items() if isinstance(workers, str)}
+    loads, files, starts = [], [], {}
+    for name, workers in sides.items():
+        if isinstance(workers, str):
+            with tied(CORES[name]):
+                starts[name] = time_start(workers)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(arguments.repeats):
             for name, workers in sides.items():
                 out = Path(folder) / f"{number}-{workers}"
                 loads.append(measure_load())
-                spent, own = run_side(workers, arguments, out)
+                with tied(CORES[name]):
+                    spent, own = run_side(workers, arguments, out)
                 seconds[name].append(spent)
                 counted[name].append(own)
                 files.append(compare(out))
@@ -107,6 +129,7 @@ def main() -> None:
         "start_s": starts,
         "counted_per_unit_s": counted,
         "arguments": {name: value for name, value in vars(arguments).items() if name not in ("json", "root")},
+        "cores": {name: CORES[name] for name in sides},
         "load": loads,
         "machine": describe_machine(),
         "commit": describe_commit(),

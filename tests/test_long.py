@@ -35,6 +35,9 @@ def test_suites_run_apart_are_merged(tmp_path, monkeypatch):
     long.run_suite("fuzz", 3, tmp_path, "tiff")
     more = long.page(long.read_runs(tmp_path))
     assert "`python -m tests.long.fuzz --minutes 1` on " in more and "`python -m tests.long.fuzz --minutes 3 --readers tiff` on " in more
+    long.run_suite("fuzz", 4, tmp_path, "tiff,ply")
+    more = long.page(long.read_runs(tmp_path))
+    assert "--minutes 1`" in more and "--minutes 3 --readers tiff`" not in more and "--minutes 4 --readers tiff,ply`" in more
     long.run_suite("fuzz", 1, tmp_path)
     again = long.page(long.read_runs(tmp_path))
     assert "| tiff | 99 | 0 | 1.0 |" in again and "hang" not in again.split("## Fuzz")[1].split("|")[0] and "## Soak" in again

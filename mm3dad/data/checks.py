@@ -144,11 +144,12 @@ def check_sample(sample: Sample) -> list[Finding]:
         found.append(
             Finding(path, f"has measured points at {share:.1%} of the pixels only", "check the sensor's exposure and range", "warning")
         )
-    if extent(sample.xyz) > SUSPECT_EXTENT:
+    span = extent(sample.xyz)
+    if span > SUSPECT_EXTENT:
         cure = "if it is not in metres, convert it (folder data: unit=0.001)"
-        found.append(Finding(path, f"spans {extent(sample.xyz):g} m, large for a part", cure, "warning"))
-    elif share > 0 and extent(sample.xyz) < 1e-4:
-        found.append(Finding(path, f"spans {extent(sample.xyz):g} m, less than 0.1 mm", "give the cloud in metres", "warning"))
+        found.append(Finding(path, f"spans {span:g} m, large for a part", cure, "warning"))
+    elif share > 0 and span < 1e-4:
+        found.append(Finding(path, f"spans {span:g} m, less than 0.1 mm", "give the cloud in metres", "warning"))
     return found
 
 

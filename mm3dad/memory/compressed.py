@@ -19,13 +19,13 @@ from torch import Tensor
 
 from mm3dad import files
 from mm3dad.errors import ConfigError, DataError, MissingPackageError, ModelError
+from mm3dad.memory.mapped import READ_ROWS, MappedRows
 from mm3dad.memory.search import RANKED, merge_nearest, nearest_rows, rank_proposals
 from mm3dad.ops.keep_smallest import keep_smallest
 
 FORMAT = 1
 ROWS, INDEX, META = "rows.f16", "index.faiss", "bank.json"
 TRAIN_PER_CELL = 64  # training rows of a coarse cell; faiss asks for 39 at least
-READ_ROWS = 1 << 16
 ASSIGNED = 512  # rows whose distances to all cells are in memory at a time
 
 
@@ -140,7 +140,8 @@ class CompressedRows:
     """Rows on disk behind the interface of exact search: `nearest(queries, k)`.
 
     Args:
-        folder: what `build` or `merge` wrote. Codes and rows are mapped into memory, so that only what is asked for is read.
+        folder: what `build` or `merge` wrote. Codes and rows are mapped into memory, so that only what is asked for is read; the
+            codes that were looked at stay in it, the rows do not.
         check: compare the checksums, which reads everything once.
 
     Raises:
@@ -159,7 +160,7 @@ class CompressedRows:
             for name in (ROWS, INDEX) if check else ():
                 if files.sha256_file(self.folder / name) != digests[name]:
                     raise ModelError(f"{self.folder / name} is damaged or foreign; build the bank again")
-            self.rows = np.memmap(self.folder / ROWS, np.float16, "r", shape=(self.count, self.channels))
+            self.rows = MappedRows(self.folder / ROWS, self.count, self.channels)
             self.index = faiss.read_index(str(self.folder / INDEX), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         except (DataError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, ModelError):
@@ -195,17 +196,15 @@ class CompressedRows:
     def _rank(self, queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return the k nearest of each query's candidates (P, n) by the full rows, each of which is read once."""
         wanted, place = candidates.clamp_min(0).unique(return_inverse=True)
-        rows = torch.from_numpy(self.rows[wanted.numpy()]).float()
-        distances, index = rank_proposals(queries, rows, place.masked_fill_(candidates < 0, -1), k)
+        distances, index = rank_proposals(queries, self.rows.pick(wanted), place.masked_fill_(candidates < 0, -1), k)
         return distances, wanted[index]
 
     def nearest_exact(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Find the k nearest of all rows by reading them once: what `nearest` is measured against."""
         parts = [(torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64))]
-        for first in range(0, self.count, READ_ROWS):
-            block = torch.from_numpy(np.array(self.rows[first : first + READ_ROWS])).float()
+        for number, block in enumerate(self.rows.blocks()):
             distance, index = nearest_rows(queries, block, min(k, len(block)))
-            parts = [merge_nearest([*parts, (distance, index + first)], k)]
+            parts = [merge_nearest([*parts, (distance, index + number * READ_ROWS)], k)]
         return parts[0]
 
     def measure_recall(self, queries: Tensor) -> float:
@@ -218,5 +217,5 @@ def merge(folder: str | Path, shards: Sequence[str | Path], training: Tensor) ->
     opened = [CompressedRows(shard) for shard in shards]
     if not opened:
         raise DataError("merge needs at least one bank, got none")
-    rows = (torch.from_numpy(np.array(one.rows[i : i + READ_ROWS])).float() for one in opened for i in range(0, one.count, READ_ROWS))
+    rows = (block for one in opened for block in one.rows.blocks())
     return build(folder, rows, training, Layout.for_rows(sum(one.count for one in opened), opened[0].channels))

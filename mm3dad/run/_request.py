@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import shlex
 from collections.abc import Container, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,11 @@ class Request:
     auxiliary: str | None
     others: dict[str, list[Dataset]]
 
+    @cached_property
+    def weights(self) -> list[dict[str, Any]]:
+        """What results say of the weights; asked once, since an unfitted detector loads its networks to tell."""
+        return self.probe.weights
+
     def arguments(self) -> dict[str, Any]:
         names = ("method", "dataset", "root", "categories", "seeds", "options", "multiclass", "eval_size", "device", "auxiliary")
         return {**{name: getattr(self, name) for name in names}, "shots": [shots_name(count) for count in self.shots]}
@@ -85,7 +91,7 @@ class Request:
                 "mm3dad": mm3dad.__version__,
                 "method": self.method,
                 "config": self.config(seed),
-                "weights": self.probe.weights,
+                "weights": self.weights,
                 "dataset": self.dataset,
                 "dataset_options": self.theirs,
                 "root": str(Path(self.root).resolve()),

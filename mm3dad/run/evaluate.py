@@ -184,7 +184,7 @@ def _write(
             "categories": request.categories,
             "options": request.theirs,
         },
-        "weights": request.probe.weights,
+        "weights": request.weights,
         "protocol": {
             "split": "test",
             "eval_size": request.eval_size,

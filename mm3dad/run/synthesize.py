@@ -18,6 +18,7 @@ from mm3dad.data.writing import write_sample
 from mm3dad.errors import DataError
 from mm3dad.methods import resolve_config
 from mm3dad.registry import DATASETS, SYNTHESIZERS
+from mm3dad.run._lock import held
 from mm3dad.run._manifest import MANIFEST, check_apart, check_out, close_manifest, describe_inputs, is_current, note_sample, resume
 from mm3dad.run._pool import run_parallel
 from mm3dad.run._splits import choose_categories
@@ -81,7 +82,7 @@ def synthesize(
         ConfigError: an unknown name or option.
         DataError: bad input, no labelled defects for a synthesizer that learns, or a folder of something else or of other arguments.
         TrainingError: such a training diverged.
-        StorageError: `out` cannot be written; what is finished stays.
+        StorageError: `out` cannot be written, or another process writes there; what is finished stays.
     """
     start = time.monotonic()
     kind, reader = SYNTHESIZERS.get(name), DATASETS.get(dataset)
@@ -92,36 +93,39 @@ def synthesize(
     check_apart(root, out)
     check_out(out)
     parameters = {"synthesizer": name, **dataclasses.asdict(config), "dataset": dataset, **reading, "seed": seed}
-    done = resume(out, parameters)
-    if kind.learns:
-        reading["modalities"] = kind.inputs  # its pictures are new, and nothing measured points for them
     learned: dict[str, Any] = {}
     todo: list[tuple[Any, ...]] = []
     total = 0
-    for category in names:
-        opened = {split: reader(root, category, split, **reading) for split in ("train", "validation")}
-        model = None
-        if kind.learns:
-            model = str(out / MODELS / category)
-            splits = {"train": opened["train"], "test": reader(root, category, "test", strict=False, **reading)}
-            learned[category] = learn_defects(kind, config, splits, Path(model))
-        jobs = _plan(name, category, opened, count, seed)
-        total += len(jobs)
-        if opened["train"].intrinsics is not None:
-            write_camera(out / category, opened["train"], None)
-        for job in jobs:
-            source: Source = (dataset, str(root), category, job.split, tuple(reading.items()))
-            if not is_current(out, done.get(job.key), job.record):
-                todo.append((str(out), job, source, name, config, seed, model))
-    header = {"mm3dad": __version__, "source": str(root.resolve()), "parameters": parameters}
-    if learned:
-        header["learned_from"] = learned
-    files.write_json(out / MANIFEST, {**header, "complete": False, "samples": done})
-    if learned and workers is None:
-        workers = 1  # each process would hold a diffusion model, which takes all cores by itself
-    for key, entry in track(run_parallel(_write_one, todo, workers), f"synthesize {name}", total=len(todo)):
-        done[key] = entry
-    close_manifest(out, header, done)
+    if kind.learns:
+        reading["modalities"] = kind.inputs  # its pictures are new, and nothing measured points for them
+    splits = {category: {split: reader(root, category, split, **reading) for split in ("train", "validation")} for category in names}
+    with held(out, "**"):
+        done = resume(out, parameters)
+        for category, opened in splits.items():
+            model = None
+            if kind.learns:
+                model = str(out / MODELS / category)
+                labelled = {"train": opened["train"], "test": reader(root, category, "test", strict=False, **reading)}
+                learned[category] = learn_defects(kind, config, labelled, Path(model))
+            jobs = _plan(name, category, opened, count, seed)
+            total += len(jobs)
+            for job in jobs:
+                source: Source = (dataset, str(root), category, job.split, tuple(reading.items()))
+                if not is_current(out, done.get(job.key), job.record):
+                    todo.append((str(out), job, source, name, config, seed, model))
+        header = {"mm3dad": __version__, "source": str(root.resolve()), "parameters": parameters}
+        if learned:
+            header["learned_from"] = learned
+        # The manifest comes before all that is not hidden: a second call takes the folder of one that was killed for its own.
+        files.write_json(out / MANIFEST, {**header, "complete": False, "samples": done})
+        for category, opened in splits.items():
+            if opened["train"].intrinsics is not None:
+                write_camera(out / category, opened["train"], None)
+        if learned and workers is None:
+            workers = 1  # each process would hold a diffusion model, which takes all cores by itself
+        for key, entry in track(run_parallel(_write_one, todo, workers), f"synthesize {name}", total=len(todo)):
+            done[key] = entry
+        close_manifest(out, header, done)
     seconds = round(time.monotonic() - start, 1)
     counts = {"samples": total, "done": len(todo), "resumed": total - len(todo), "seconds": seconds}
     return {"out": str(out), "categories": names, "folder": f"test/{name}", **counts, **({"learned_from": learned} if learned else {})}

@@ -27,7 +27,7 @@ PIECES = {"fuzz": "--readers", "kill": "--verbs"}  # what may be run apart
 def run_suite(suite: str, minutes: float, out: Path, some: str | None = None) -> dict[str, Any]:
     """Run one suite in a process of its own; return and keep its command, when, what it wrote (None if nothing) and its exit status.
 
-    With `some` the suite runs these readers or verbs alone, and what earlier runs found of the others stays.
+    With `some` the suite runs these readers or verbs alone, and what earlier runs found of the others stays, with their commands.
     """
     path, kept = out / f"{suite}.json", out / f"{suite}.run.json"
     words = ["-m", f"tests.long.{suite}", "--minutes", f"{minutes:g}"]
@@ -38,13 +38,20 @@ def run_suite(suite: str, minutes: float, out: Path, some: str | None = None) ->
         words += [PIECES[suite], some]
         if kept.is_file():
             before = read_json(kept)
-            earlier = [*before.get("earlier", []), {key: before[key] for key in ("command", "date", "status")}]
+            past = [*before.get("earlier", []), {key: before[key] for key in ("command", "date", "status")}]
+            earlier = [one for one in past if not _is_replaced(one["command"], PIECES[suite], some.split(","))]
     found: dict[str, Any] = {"command": f"python {shlex.join(words)}", "date": str(datetime.date.today()), "rows": None, "earlier": earlier}
     found["status"] = subprocess.run([sys.executable, *words, "--out", str(path)], cwd=ROOT, check=False).returncode
     with contextlib.suppress(DataError):
         found["rows"] = read_json(path)
     write_json(kept, found)
     return found
+
+
+def _is_replaced(command: str, flag: str, pieces: list[str]) -> bool:
+    """Say whether all that an earlier call did is done again by one of these readers or verbs."""
+    words = shlex.split(command)
+    return flag in words and set(words[words.index(flag) + 1].split(",")) <= set(pieces)
 
 
 def read_runs(out: Path) -> dict[str, dict[str, Any]]:

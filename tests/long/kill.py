@@ -28,6 +28,7 @@ from mm3dad.files import read_json, write_json
 from mm3dad.run.evaluate import evaluate
 from mm3dad.run.fit import fit_detector
 from mm3dad.run.prepare import prepare, prepare_synthetic
+from mm3dad.run.synthesize import synthesize
 from tests.data.trees import write_tree as write_table
 from tests.methods.parts import SHORT, SMALL
 from tests.run.toy import register, write_tree
@@ -62,7 +63,8 @@ def make_verbs(folder: Path, method: str, options: dict[str, Any]) -> dict[str, 
             raise RuntimeError("benchmark failed")
 
     return {
-        "synthesize": lambda out: prepare_synthetic(out, CATEGORIES[:2], size=64, counts=COUNTS, workers=1),
+        "prepare synthetic": lambda out: prepare_synthetic(out, CATEGORIES[:2], size=64, counts=COUNTS, workers=1),
+        "synthesize": lambda out: synthesize("dual", "mvtec3d", table, out, count=2, workers=1),
         "prepare": lambda out: prepare("mvtec3d", table, out, border=4, candidates=50, workers=1),
         "fit": lambda out: fit_detector(method, "mvtec3d", parts, out, options=options),
         "evaluate": lambda out: evaluate(method, "mvtec3d", parts, options=options, out=out),

@@ -62,7 +62,7 @@ def test_shards_merge_to_the_rows_in_order(bank, tmp_path):
         build(tmp_path / name, [part], part, Layout.for_rows(len(part), 16))
     assert merge(tmp_path / "all", [tmp_path / "a", tmp_path / "b"], rows[:1500]) == 1500
     merged = CompressedRows(tmp_path / "all")
-    assert torch.equal(torch.from_numpy(merged.rows.copy()).float(), rows[:1500])
+    assert torch.equal(torch.cat(list(merged.rows.blocks())), rows[:1500])
     with pytest.raises(DataError, match="at least one bank"):
         merge(tmp_path / "none", [], rows)
 

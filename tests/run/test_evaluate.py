@@ -275,6 +275,13 @@ def test_a_full_disk_loses_nothing_that_was_finished(tree, tmp_path, monkeypatch
     assert evaluate("toy", "mvtec3d", tree, out=tmp_path / "out", eval_size=16)["complete"] and toy.Toy.fits - fits == 1
 
 
+def test_the_driver_asks_for_the_weights_once(tree, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(toy.Toy, "weights", property(lambda self: asked.append(self) or []))  # real ones load their networks to tell
+    assert len(evaluate("toy", "mvtec3d", tree, out=tmp_path / "out", seeds=(0, 1), eval_size=16)["runs"]) == 4
+    assert len(asked) == 1
+
+
 def test_one_model_for_all_categories_is_fitted_once_per_seed(tree, tmp_path):
     fits = toy.Toy.fits
     result = evaluate("toy", "mvtec3d", tree, out=tmp_path / "out", multiclass=True, seeds=(0, 1), eval_size=16)
