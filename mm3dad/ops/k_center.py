@@ -3,6 +3,7 @@
 Plain greedy compares every row with every chosen row. A row's distance to the chosen set only ever falls, so an old value stays an
 upper bound: rows whose bound is already below the current best need no work (lazy greedy; Minoux 1978). The native kernel
 (extensions/csrc/k_center.cpp) also uses the triangle inequality: a new row takes rows only from clusters nearer than twice their radius.
+It looks at the rows for picks in batches: one that no pick before it reaches is the next for certain.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ FEW = 2**19
 def pick_centers(rows: Tensor, count: int, start: int = 0, name: str = "rows") -> Tensor:
     """Pick `count` rows, each the farthest from those before it; ties go to the lowest index, no row comes twice.
 
-    Distances are Euclidean, from direct differences in float64, so that near ties fall the same way on every machine.
+    Distances are Euclidean, from direct differences in float64, so that near ties fall the same way on every machine. The native form
+    works on about 300 bytes a row beside the rows in float32, or on 2 D + 16 where the rows have no structure to make use of.
 
     Args:
         rows: (N, D) floating, finite.
