@@ -166,6 +166,7 @@ MM3DAD_CLONES Best plain_block(const Rows& rows, int64_t first, int64_t last, in
     if (i == center) {
       distance[i] = -kInfinity;
       owner[i] = label;
+      if (rough) rough->set_limit(i, distance[i]);
     } else if (!rough || !rough->rules_out(i, center)) {
       const double d = rows.below(i, z, distance[i]);
       if (d < distance[i]) {
