@@ -31,6 +31,7 @@ def test_blocks_and_picks_are_the_rows(file, monkeypatch):
     path, rows = file
     monkeypatch.setattr(mapped, "READ_ROWS", 1024)  # a multiple of pages, and a last block that is none
     monkeypatch.setattr(mapped, "SCATTERED", 7)
+    monkeypatch.setattr(mapped, "GAP", 100)  # two rows
     opened = MappedRows(path, *rows.shape)
     assert [len(block) for block in opened.blocks()] == [1024, 1024, 952]
     assert torch.equal(torch.cat(list(opened.blocks())), rows)
