@@ -186,8 +186,11 @@ class Das3d(Detector):
         self._require_fit()
         found = []
         for sample in samples:
-            score, heat = self._judge(self._view(sample))
-            pixels = upsample_map(heat, sample.size)
+            view = self._view(sample)
+            score, heat = self._judge(view)
+            pixels = torch.zeros(sample.size)
+            inside = pixels[view.window]
+            inside.copy_(upsample_map(heat, (inside.shape[0], inside.shape[1])))
             found.append(self._conclude(sample, score, pixels))
         return found
 
