@@ -15,21 +15,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mm3dad.errors import ConfigError, DataError
+from mm3dad.errors import ConfigError, DataError, ModelError
 from mm3dad.features.heights import View, make_view
 from mm3dad.methods._config import MODALITIES, check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.nets.losses import dice_loss, focal_loss, structural_similarity
 from mm3dad.nets.training import Task, TrainingSettings, choose_precision, split_normals, train
 from mm3dad.nets.unet import FOLD, DualDiscriminator, Reconstructor
+from mm3dad.ops.slopes import find_slopes
 from mm3dad.scoring.maps import upsample_map
-from mm3dad.synthesis import alter_image, alter_pair, draw_dropout, draw_texture, find_part
+from mm3dad.synthesis import draw_pair, find_part
 from mm3dad.types import Prediction, Sample
 
 LOW, ROOM = 0.1, 0.8  # 3DSR: a part's relief fills 0.1 to 0.9, which leaves room for defects
 POOL = 21 / 256  # DRAEM: side of the window whose mean is the score, as a share of the picture
 STEPS = 25  # of an epoch
-SINGLE = 1 / 3  # of the defects are of the image alone, of the depth alone, and of both
+GAIN = 10.0  # of what is small in a depth beside its steps: differences, and twice that for slopes
 RANGES = (
     ("side", 32, 1024),
     ("width", 1, 512),
@@ -83,7 +84,7 @@ class Das3d(Detector):
                 {
                     "rgb": Reconstructor(3, c.width, c.levels),
                     "xyz": Reconstructor(1, c.width, c.levels),
-                    "discriminator": DualDiscriminator((9, 3), c.width, c.levels),
+                    "discriminator": DualDiscriminator((9, 5), c.width, c.levels),
                 }
             ).eval()
         # Channels last: a third less time for convolutions on a CPU.
@@ -143,16 +144,8 @@ class Das3d(Detector):
         turns = int(torch.randint(4, (), generator=generator))
         rgb, height, part = (torch.rot90(one, turns, dims=(-2, -1)) for one in (view.rgb, view.height, view.part))
         depth = self._to_depth(height)
-        use = draw_dropout(generator, single=SINGLE)
-        if not any(use):
-            return rgb, rgb, depth, depth, torch.zeros_like(part)
-        if bool(torch.rand((), generator=generator) < 0.5):
-            texture = draw_texture((self.config.side, self.config.side), generator)
-        else:
-            texture = alter_image(pool[int(torch.randint(len(pool), (), generator=generator))].rgb.flip(-1), generator)
-        within = part if bool(part.any()) else torch.ones_like(part)
-        pair = alter_pair(rgb, depth, within, texture, generator, use)
-        return rgb, pair.rgb, depth, pair.depth.clamp(0, 1), pair.mask
+        pair = draw_pair(rgb, depth, part, [one.rgb for one in pool], generator)
+        return rgb, pair.rgb, depth, pair.depth, pair.mask
 
     def _to_depth(self, height: Tensor) -> Tensor:
         """Turn heights in metres into a picture of depth in [0, 1], 0.9 on the table and about 0.1 on top of a part."""
@@ -162,9 +155,11 @@ class Das3d(Detector):
         """Reconstruct both (B, 3, H, W) and (B, 1, H, W), and compare: the probability of a defect (B, H, W)."""
         rgb, depth = (one.contiguous(memory_format=torch.channels_last) for one in (rgb, depth))
         image, surface = self._nets["rgb"](rgb), self._nets["xyz"](depth)
-        # The difference beside the pair: what a short training would else spend most of its steps on.
-        streams = [torch.cat([given, found, (given - found).abs()], dim=1) for given, found in ((rgb, image), (depth, surface))]
-        return image, surface, self._nets["discriminator"](streams)
+        # Differences and slopes beside the pair: what a short training would else spend most of its steps on.
+        colours = torch.cat([rgb, image, (rgb - image).abs()], dim=1)
+        slopes = [(2 * GAIN * slope).clamp(-1, 1) for slope in find_slopes(depth)]
+        shapes = torch.cat([depth, surface, (GAIN * (depth - surface).abs()).clamp_max(1), *slopes], dim=1)
+        return image, surface, self._nets["discriminator"]([colours, shapes])
 
     def _loss(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         rgb, altered, depth, moved, mask = batch
@@ -176,8 +171,11 @@ class Das3d(Detector):
 
     @torch.no_grad()
     def _judge(self, view: View) -> tuple[float, Tensor]:
-        """Return the score of a view, and its map (side, side): the mean probability around each pixel."""
-        probability = self._run(view.rgb[None], self._to_depth(view.height)[None, None])[2]
+        """Return the score of a view, and its map (side, side): the mean probability around each pixel, over four turns."""
+        pair = view.rgb, self._to_depth(view.height)[None]
+        rgb, depth = (torch.stack([torch.rot90(one, turn, (-2, -1)) for turn in range(4)]) for one in pair)
+        turned = self._run(rgb, depth)[2]
+        probability = torch.stack([torch.rot90(one, -turn, (-2, -1)) for turn, one in enumerate(turned)]).mean(0, keepdim=True)
         window = 2 * round(POOL * self.config.side / 2) + 1
         heat = functional.avg_pool2d(probability, window, stride=1, padding=window // 2, count_include_pad=False)[0]
         return float(heat.max()), heat
@@ -198,7 +196,10 @@ class Das3d(Detector):
         return dict(self._nets.state_dict()), {"scale": self._scale, "threshold": self._threshold}
 
     def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        self._nets.load_state_dict(tensors)
+        try:
+            self._nets.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ModelError("the networks of this das3d model have other inputs than those of this version; fit it again") from error
         self._scale, self._threshold = float(values["scale"]), values["threshold"]
 
 
