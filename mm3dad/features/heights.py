@@ -93,6 +93,22 @@ def shrink_image(rgb: Tensor, side: int) -> Tensor:
     return functional.adaptive_avg_pool2d(rgb, side).contiguous()
 
 
+def balance_image(rgb: Tensor, part: Tensor) -> Tensor:
+    """Bring the median of each colour on the part to one half: exposure and tint of the light differ from view to view.
+
+    A part that has another colour all over looks like the others then.
+
+    Args:
+        rgb: (3, H, W) float32 in [0, 1].
+        part: (H, W) bool; an empty one is the whole picture.
+    Returns:
+        (3, H, W) float32 in [0, 1]; no colour is raised more than tenfold.
+    """
+    on_part = rgb[:, part] if bool(part.any()) else rgb.flatten(1)
+    gain = 0.5 / on_part.median(dim=1).values.clamp_min(0.05)
+    return (rgb * gain[:, None, None]).clamp(0, 1)
+
+
 def make_relief(sample: Sample, part: Tensor, side: int, window: Window | None = None) -> Relief:
     """Bring the cloud of a sample to a square: heights by the mean of a cell's valid points.
 

@@ -8,7 +8,7 @@ sizes, losses and schedules are a reconstruction after its parents DRAEM and 3DS
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mm3dad.errors import ConfigError, DataError, ModelError
-from mm3dad.features.heights import View, make_view
+from mm3dad.features.heights import View, balance_image, make_view
 from mm3dad.methods._config import MODALITIES, check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.nets.losses import dice_loss, focal_loss, structural_similarity
@@ -30,6 +30,8 @@ from mm3dad.types import Prediction, Sample
 LOW, ROOM = 0.1, 0.8  # 3DSR: a part's relief fills 0.1 to 0.9, which leaves room for defects
 POOL = 21 / 256  # DRAEM: side of the window whose mean is the score, as a share of the picture
 STEPS = 25  # of an epoch
+CHECKS = 4  # draws of each held-out sample after each epoch
+MEMORY = 0.98  # of the average of the weights, which has the norms' statistics in it too; those of a few small batches are noise
 GAIN = 10.0  # of what is small in a depth beside its steps: differences, and twice that for slopes
 RANGES = (
     ("side", 32, 1024),
@@ -82,8 +84,8 @@ class Das3d(Detector):
             torch.manual_seed(c.seed)
             self._nets = nn.ModuleDict(
                 {
-                    "rgb": Reconstructor(3, c.width, c.levels),
-                    "xyz": Reconstructor(1, c.width, c.levels),
+                    "rgb": Reconstructor(3, c.width, max(1, c.levels - 1)),
+                    "xyz": Reconstructor(1, c.width, max(1, c.levels - 1)),
                     "discriminator": DualDiscriminator((9, 5), c.width, c.levels),
                 }
             ).eval()
@@ -94,7 +96,8 @@ class Das3d(Detector):
         lacking = [name for name in MODALITIES if name not in sample.modalities]
         if lacking:
             raise DataError(f"sample {sample.meta.id!r} has no {lacking[0]}, and das3d compares image and depth; use duet, or complete it")
-        return make_view(sample, find_part(sample), self.config.side)
+        view = make_view(sample, find_part(sample), self.config.side)
+        return replace(view, rgb=balance_image(view.rgb, view.part))
 
     def fit(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Detector:
         if len(samples) == 0:
@@ -117,7 +120,7 @@ class Das3d(Detector):
         c = self.config
         steps = c.epochs * STEPS
         fixed = torch.Generator().manual_seed(c.seed)
-        check = _stack([self._draw(view, held, fixed) for view in held for _ in range(2)]) if held else ()
+        check = _stack([self._draw(view, held, fixed) for view in held for _ in range(CHECKS)]) if held else ()
 
         def batches(epoch: int, generator: torch.Generator) -> list[tuple[Tensor, ...]]:
             picks = torch.randint(len(views), (STEPS, c.batch), generator=generator).tolist()
@@ -135,7 +138,7 @@ class Das3d(Detector):
             # Warm for the first twentieth, then down; DRAEM drops the rate at 80 % and 90 % of a far longer training.
             lambda step: min(1.0, (step + 1) / (0.05 * steps), 0.02 + 4 * (1 - step / steps) / 3),
         )
-        settings = TrainingSettings(seed=c.seed, clip=1.0, mixed=choose_precision(c.mixed, c.device), device=c.device)
+        settings = TrainingSettings(seed=c.seed, clip=1.0, ema=MEMORY, mixed=choose_precision(c.mixed, c.device), device=c.device)
         train(task, settings, self.training, report, "training")
         self._nets.cpu()
 
@@ -155,10 +158,12 @@ class Das3d(Detector):
         """Reconstruct both (B, 3, H, W) and (B, 1, H, W), and compare: the probability of a defect (B, H, W)."""
         rgb, depth = (one.contiguous(memory_format=torch.channels_last) for one in (rgb, depth))
         image, surface = self._nets["rgb"](rgb), self._nets["xyz"](depth)
-        # Differences and slopes beside the pair: what a short training would else spend most of its steps on.
-        colours = torch.cat([rgb, image, (rgb - image).abs()], dim=1)
+        # Detached: a reconstructor that learns to help the discriminator reconstructs late. Differences and slopes beside the pair: what
+        # a short training would else spend most of its steps on.
+        colour, shape = image.detach(), surface.detach()
+        colours = torch.cat([rgb, colour, (rgb - colour).abs()], dim=1)
         slopes = [(2 * GAIN * slope).clamp(-1, 1) for slope in find_slopes(depth)]
-        shapes = torch.cat([depth, surface, (GAIN * (depth - surface).abs()).clamp_max(1), *slopes], dim=1)
+        shapes = torch.cat([depth, shape, (GAIN * (depth - shape).abs()).clamp_max(1), *slopes], dim=1)
         return image, surface, self._nets["discriminator"]([colours, shapes])
 
     def _loss(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from mm3dad.synthesis.blend import alter_image, blend_texture, draw_texture
 from mm3dad.synthesis.masks import check_mask, grow_mask, measure_depth, ternary_mask, uniform
 
 NORMAL, SINGLE = 0.3, 1 / 3  # of a training's draws are normal; of the others, alter the image alone, the depth alone, and both
-FAINT, STRONG = 0.015, 0.2  # change of depth as a share of its range: as many of 0.015 to 0.03 as of 0.1 to 0.2
+FAINT, STRONG = 0.02, 0.2  # change of depth as a share of its range: as many of 0.02 to 0.04 as of 0.1 to 0.2
+VISIBLE = 0.02, 0.005  # least change of colour and of depth that counts: who is asked for more learns to guess
 THRESHOLDS, OCTAVES = (0.3, 0.6), 5  # of the noise whose regions are defects
 EDGE = 1 / 16  # of a picture's side, by which a defect may run over the edge of the part
 
@@ -138,7 +139,7 @@ def draw_pair(rgb: Tensor, depth: Tensor, part: Tensor, pool: Sequence[Tensor], 
         pool: images (3, H, W) of normal samples; half of the textures are made of one of them.
         generator: of all draws.
     Returns:
-        the pair, with an empty mask where it is as it was.
+        the pair, and a mask of what can be seen to be altered.
     """
     use = draw_dropout(generator, NORMAL, SINGLE)
     if not any(use):
@@ -153,4 +154,5 @@ def draw_pair(rgb: Tensor, depth: Tensor, part: Tensor, pool: Sequence[Tensor], 
     signs = ternary_mask(grow_mask(within, round(EDGE * min(size))), generator, *THRESHOLDS, OCTAVES)
     change = FAINT * (STRONG / FAINT) ** uniform(generator, 0, 1)
     pair = alter_pair(rgb, depth, within, texture, generator, use, (change, change), signs)
-    return pair._replace(depth=pair.depth.clamp(0, 1))
+    moved = pair.depth.clamp(0, 1)
+    return Dual(pair.rgb, moved, ((pair.rgb - rgb).abs().amax(0) > VISIBLE[0]) | ((moved - depth).abs() > VISIBLE[1]))
