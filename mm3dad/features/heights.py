@@ -50,33 +50,35 @@ class View(Relief):
     window: Window
 
 
-def make_view(sample: Sample, part: Tensor, side: int) -> View:
+def make_view(sample: Sample, part: Tensor, side: int, least: float = 0.0) -> View:
     """Bring the window around a part to a square: colour by areas, its cloud by `make_relief`.
 
     Args:
         sample: with rgb and xyz on a grid.
         part: (H, W) bool, the part.
         side: of the square.
+        least: as `find_window`.
     Raises:
         DataError: no valid point, or a cloud without a grid.
     """
     assert sample.rgb is not None
-    window = find_window(part)
+    window = find_window(part, least)
     found = make_relief(sample, part, side, window)
     return View(found.height, found.part, found.relief, shrink_image(sample.rgb[:, *window], side), window)
 
 
-def find_window(part: Tensor) -> Window:
+def find_window(part: Tensor, least: float = 0.0) -> Window:
     """Find the square around a part with some room beside it, or as much of that as the picture has; all of it where there is no part.
 
     Args:
         part: (H, W) bool.
+        least: side of the square at least, as a share of the longer side of the picture, lest a fragment is taken for the part.
     """
     size = part.shape
     if not bool(part.any()):
         return slice(0, size[0]), slice(0, size[1])
     spans = [_find_span(part.sum(1 - axis)) for axis in range(2)]
-    width = math.ceil(AROUND * max(last - first for first, last in spans))
+    width = max(math.ceil(AROUND * max(last - first for first, last in spans)), round(least * max(size)))
     starts = [min(max(0, (a + b - width) // 2), max(0, n - width)) for (a, b), n in zip(spans, size, strict=True)]
     rows, columns = (slice(start, min(n, start + width)) for start, n in zip(starts, size, strict=True))
     return rows, columns

@@ -29,6 +29,7 @@ from mm3dad.types import Prediction, Sample
 
 LOW, ROOM = 0.1, 0.8  # 3DSR: a part's relief fills 0.1 to 0.9, which leaves room for defects
 POOL = 21 / 256  # DRAEM: side of the window whose mean is the score, as a share of the picture
+FRAGMENTS = 0.05  # share of normal parts of which only a piece may have been found; a window is at least as large as that of the others
 STEPS = 25  # of an epoch
 CHECKS = 4  # draws of each held-out sample after each epoch
 MEMORY = 0.98  # of the average of the weights, which has the norms' statistics in it too; those of a few small batches are noise
@@ -54,7 +55,7 @@ class Config:
     levels: int = option(3, "halvings inside the networks")
     epochs: int = option(24, "epochs of 25 steps")
     batch: int = option(4, "pictures in a step")
-    rate: float = option(2e-3, "highest learning rate")
+    rate: float = option(8e-3, "highest learning rate")
     mixed: bool = option(False, "train in bfloat16 on a CPU with matrix units for it too, as on a GPU: about three times as fast")
     false_alarms: float = option(0.01, "rate of false alarms the threshold aims at")
     seed: int = option(0, "of the weights, the defects and the held-out samples")
@@ -76,6 +77,7 @@ class Das3d(Detector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._scale = 1.0  # picture units per metre of height
+        self._least = 0.0  # side of a window, as a share of a picture's
         self._build()
 
     def _build(self) -> None:
@@ -96,7 +98,7 @@ class Das3d(Detector):
         lacking = [name for name in MODALITIES if name not in sample.modalities]
         if lacking:
             raise DataError(f"sample {sample.meta.id!r} has no {lacking[0]}, and das3d compares image and depth; use duet, or complete it")
-        view = make_view(sample, find_part(sample), self.config.side)
+        view = make_view(sample, find_part(sample), self.config.side, self._least)
         return replace(view, rgb=balance_image(view.rgb, view.part))
 
     def fit(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Detector:
@@ -105,10 +107,13 @@ class Das3d(Detector):
         report = progress or (lambda stage, done, total: None)
         self.is_fitted = False
         self._build()
-        views = []
+        self._least = 0.0
+        views, shares = [], []
         for number in range(len(samples)):
             report("reading", number, len(samples))
-            views.append(self._view(samples[number]))
+            views.append(self._view(sample := samples[number]))
+            shares.append(max(one.stop - one.start for one in views[-1].window) / max(sample.size))
+        self._least = float(torch.tensor(shares).quantile(FRAGMENTS))
         self._scale = ROOM / max(1e-4, float(torch.tensor([view.relief for view in views]).median()))
         learn, held = split_normals(len(views), seed=self.config.seed)
         self._train([views[i] for i in learn], [views[i] for i in held], report)
@@ -198,14 +203,14 @@ class Das3d(Detector):
         return found
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return dict(self._nets.state_dict()), {"scale": self._scale, "threshold": self._threshold}
+        return dict(self._nets.state_dict()), {"scale": self._scale, "least": self._least, "threshold": self._threshold}
 
     def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         try:
             self._nets.load_state_dict(tensors)
         except RuntimeError as error:
             raise ModelError("the networks of this das3d model have other inputs than those of this version; fit it again") from error
-        self._scale, self._threshold = float(values["scale"]), values["threshold"]
+        self._scale, self._least, self._threshold = float(values["scale"]), float(values["least"]), values["threshold"]
 
 
 def _stack(draws: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

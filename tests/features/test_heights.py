@@ -56,6 +56,13 @@ def test_windows_stay_in_the_picture(rows, columns, expected):
     assert find_window(part) == expected
 
 
+def test_a_fragment_gets_the_least_window():
+    part = torch.zeros(30, 50, dtype=torch.bool)
+    part[20:22, 20:22] = True
+    assert find_window(part, 0.4) == (slice(10, 30), slice(11, 31))
+    assert find_window(part, 1.0) == (slice(0, 30), slice(0, 50))
+
+
 def test_holes_do_not_pull_heights_to_zero():
     sample, disc = tilted_plate()
     holes = sample.xyz.clone()
