@@ -8,28 +8,32 @@ sizes, losses and schedules are a reconstruction after its parents DRAEM and 3DS
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mm3dad.errors import ConfigError, DataError
-from mm3dad.features.heights import View, make_view
+from mm3dad.errors import ConfigError, DataError, ModelError
+from mm3dad.features.heights import View, balance_image, make_view
 from mm3dad.methods._config import MODALITIES, check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.nets.losses import dice_loss, focal_loss, structural_similarity
 from mm3dad.nets.training import Task, TrainingSettings, choose_precision, split_normals, train
 from mm3dad.nets.unet import FOLD, DualDiscriminator, Reconstructor
+from mm3dad.ops.slopes import find_slopes
 from mm3dad.scoring.maps import upsample_map
-from mm3dad.synthesis import alter_image, alter_pair, draw_dropout, draw_texture, find_part
+from mm3dad.synthesis import draw_pair, find_part
 from mm3dad.types import Prediction, Sample
 
 LOW, ROOM = 0.1, 0.8  # 3DSR: a part's relief fills 0.1 to 0.9, which leaves room for defects
 POOL = 21 / 256  # DRAEM: side of the window whose mean is the score, as a share of the picture
+FRAGMENTS = 0.05  # share of normal parts of which only a piece may have been found; a window is at least as large as that of the others
 STEPS = 25  # of an epoch
-SINGLE = 1 / 3  # of the defects are of the image alone, of the depth alone, and of both
+CHECKS = 4  # draws of each held-out sample after each epoch
+MEMORY = 0.98  # of the average of the weights, which has the norms' statistics in it too; those of a few small batches are noise
+GAIN = 10.0  # of what is small in a depth beside its steps: differences, and twice that for slopes
 RANGES = (
     ("side", 32, 1024),
     ("width", 1, 512),
@@ -51,7 +55,7 @@ class Config:
     levels: int = option(3, "halvings inside the networks")
     epochs: int = option(24, "epochs of 25 steps")
     batch: int = option(4, "pictures in a step")
-    rate: float = option(2e-3, "highest learning rate")
+    rate: float = option(8e-3, "highest learning rate")
     mixed: bool = option(False, "train in bfloat16 on a CPU with matrix units for it too, as on a GPU: about three times as fast")
     false_alarms: float = option(0.01, "rate of false alarms the threshold aims at")
     seed: int = option(0, "of the weights, the defects and the held-out samples")
@@ -73,6 +77,7 @@ class Das3d(Detector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._scale = 1.0  # picture units per metre of height
+        self._least = 0.0  # side of a window, as a share of a picture's
         self._build()
 
     def _build(self) -> None:
@@ -81,9 +86,9 @@ class Das3d(Detector):
             torch.manual_seed(c.seed)
             self._nets = nn.ModuleDict(
                 {
-                    "rgb": Reconstructor(3, c.width, c.levels),
-                    "xyz": Reconstructor(1, c.width, c.levels),
-                    "discriminator": DualDiscriminator((9, 3), c.width, c.levels),
+                    "rgb": Reconstructor(3, c.width, max(1, c.levels - 1)),
+                    "xyz": Reconstructor(1, c.width, max(1, c.levels - 1)),
+                    "discriminator": DualDiscriminator((9, 5), c.width, c.levels),
                 }
             ).eval()
         # Channels last: a third less time for convolutions on a CPU.
@@ -93,7 +98,8 @@ class Das3d(Detector):
         lacking = [name for name in MODALITIES if name not in sample.modalities]
         if lacking:
             raise DataError(f"sample {sample.meta.id!r} has no {lacking[0]}, and das3d compares image and depth; use duet, or complete it")
-        return make_view(sample, find_part(sample), self.config.side)
+        view = make_view(sample, find_part(sample), self.config.side, self._least)
+        return replace(view, rgb=balance_image(view.rgb, view.part))
 
     def fit(self, samples: Sequence[Sample], progress: Progress | None = None, validation: Sequence[Sample] | None = None) -> Detector:
         if len(samples) == 0:
@@ -101,10 +107,13 @@ class Das3d(Detector):
         report = progress or (lambda stage, done, total: None)
         self.is_fitted = False
         self._build()
-        views = []
+        self._least = 0.0
+        views, shares = [], []
         for number in range(len(samples)):
             report("reading", number, len(samples))
-            views.append(self._view(samples[number]))
+            views.append(self._view(sample := samples[number]))
+            shares.append(max(one.stop - one.start for one in views[-1].window) / max(sample.size))
+        self._least = float(torch.tensor(shares).quantile(FRAGMENTS))
         self._scale = ROOM / max(1e-4, float(torch.tensor([view.relief for view in views]).median()))
         learn, held = split_normals(len(views), seed=self.config.seed)
         self._train([views[i] for i in learn], [views[i] for i in held], report)
@@ -116,7 +125,7 @@ class Das3d(Detector):
         c = self.config
         steps = c.epochs * STEPS
         fixed = torch.Generator().manual_seed(c.seed)
-        check = _stack([self._draw(view, held, fixed) for view in held for _ in range(2)]) if held else ()
+        check = _stack([self._draw(view, held, fixed) for view in held for _ in range(CHECKS)]) if held else ()
 
         def batches(epoch: int, generator: torch.Generator) -> list[tuple[Tensor, ...]]:
             picks = torch.randint(len(views), (STEPS, c.batch), generator=generator).tolist()
@@ -134,7 +143,7 @@ class Das3d(Detector):
             # Warm for the first twentieth, then down; DRAEM drops the rate at 80 % and 90 % of a far longer training.
             lambda step: min(1.0, (step + 1) / (0.05 * steps), 0.02 + 4 * (1 - step / steps) / 3),
         )
-        settings = TrainingSettings(seed=c.seed, clip=1.0, mixed=choose_precision(c.mixed, c.device), device=c.device)
+        settings = TrainingSettings(seed=c.seed, clip=1.0, ema=MEMORY, mixed=choose_precision(c.mixed, c.device), device=c.device)
         train(task, settings, self.training, report, "training")
         self._nets.cpu()
 
@@ -143,16 +152,8 @@ class Das3d(Detector):
         turns = int(torch.randint(4, (), generator=generator))
         rgb, height, part = (torch.rot90(one, turns, dims=(-2, -1)) for one in (view.rgb, view.height, view.part))
         depth = self._to_depth(height)
-        use = draw_dropout(generator, single=SINGLE)
-        if not any(use):
-            return rgb, rgb, depth, depth, torch.zeros_like(part)
-        if bool(torch.rand((), generator=generator) < 0.5):
-            texture = draw_texture((self.config.side, self.config.side), generator)
-        else:
-            texture = alter_image(pool[int(torch.randint(len(pool), (), generator=generator))].rgb.flip(-1), generator)
-        within = part if bool(part.any()) else torch.ones_like(part)
-        pair = alter_pair(rgb, depth, within, texture, generator, use)
-        return rgb, pair.rgb, depth, pair.depth.clamp(0, 1), pair.mask
+        pair = draw_pair(rgb, depth, part, [one.rgb for one in pool], generator)
+        return rgb, pair.rgb, depth, pair.depth, pair.mask
 
     def _to_depth(self, height: Tensor) -> Tensor:
         """Turn heights in metres into a picture of depth in [0, 1], 0.9 on the table and about 0.1 on top of a part."""
@@ -162,9 +163,13 @@ class Das3d(Detector):
         """Reconstruct both (B, 3, H, W) and (B, 1, H, W), and compare: the probability of a defect (B, H, W)."""
         rgb, depth = (one.contiguous(memory_format=torch.channels_last) for one in (rgb, depth))
         image, surface = self._nets["rgb"](rgb), self._nets["xyz"](depth)
-        # The difference beside the pair: what a short training would else spend most of its steps on.
-        streams = [torch.cat([given, found, (given - found).abs()], dim=1) for given, found in ((rgb, image), (depth, surface))]
-        return image, surface, self._nets["discriminator"](streams)
+        # Detached: a reconstructor that learns to help the discriminator reconstructs late. Differences and slopes beside the pair: what
+        # a short training would else spend most of its steps on.
+        colour, shape = image.detach(), surface.detach()
+        colours = torch.cat([rgb, colour, (rgb - colour).abs()], dim=1)
+        slopes = [(2 * GAIN * slope).clamp(-1, 1) for slope in find_slopes(depth)]
+        shapes = torch.cat([depth, shape, (GAIN * (depth - shape).abs()).clamp_max(1), *slopes], dim=1)
+        return image, surface, self._nets["discriminator"]([colours, shapes])
 
     def _loss(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         rgb, altered, depth, moved, mask = batch
@@ -176,8 +181,11 @@ class Das3d(Detector):
 
     @torch.no_grad()
     def _judge(self, view: View) -> tuple[float, Tensor]:
-        """Return the score of a view, and its map (side, side): the mean probability around each pixel."""
-        probability = self._run(view.rgb[None], self._to_depth(view.height)[None, None])[2]
+        """Return the score of a view, and its map (side, side): the mean probability around each pixel, over four turns."""
+        pair = view.rgb, self._to_depth(view.height)[None]
+        rgb, depth = (torch.stack([torch.rot90(one, turn, (-2, -1)) for turn in range(4)]) for one in pair)
+        turned = self._run(rgb, depth)[2]
+        probability = torch.stack([torch.rot90(one, -turn, (-2, -1)) for turn, one in enumerate(turned)]).mean(0, keepdim=True)
         window = 2 * round(POOL * self.config.side / 2) + 1
         heat = functional.avg_pool2d(probability, window, stride=1, padding=window // 2, count_include_pad=False)[0]
         return float(heat.max()), heat
@@ -186,17 +194,23 @@ class Das3d(Detector):
         self._require_fit()
         found = []
         for sample in samples:
-            score, heat = self._judge(self._view(sample))
-            pixels = upsample_map(heat, sample.size)
+            view = self._view(sample)
+            score, heat = self._judge(view)
+            pixels = torch.zeros(sample.size)
+            inside = pixels[view.window]
+            inside.copy_(upsample_map(heat, (inside.shape[0], inside.shape[1])))
             found.append(self._conclude(sample, score, pixels))
         return found
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return dict(self._nets.state_dict()), {"scale": self._scale, "threshold": self._threshold}
+        return dict(self._nets.state_dict()), {"scale": self._scale, "least": self._least, "threshold": self._threshold}
 
     def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        self._nets.load_state_dict(tensors)
-        self._scale, self._threshold = float(values["scale"]), values["threshold"]
+        try:
+            self._nets.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ModelError("the networks of this das3d model have other inputs than those of this version; fit it again") from error
+        self._scale, self._least, self._threshold = float(values["scale"]), float(values["least"]), values["threshold"]
 
 
 def _stack(draws: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mm3dad.errors import ConfigError
+from mm3dad.ops.slopes import find_slopes
 
 STEPS = 1000  # of the forward process
 LOW, HIGH = 1e-4, 0.02  # its linear betas
@@ -83,10 +84,8 @@ class Denoiser(nn.Module):
 
 def measure_edges(values: Tensor) -> Tensor:
     """Return the Sobel magnitude of each channel of (B, C, H, W), mirrored at the border."""
-    row = values.new_tensor([[1.0, 2.0, 1.0], [0.0, 0.0, 0.0], [-1.0, -2.0, -1.0]]) / 8
-    kernel = torch.stack([row, row.T])[:, None]
-    flat = functional.pad(values.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="reflect")
-    return functional.conv2d(flat, kernel).square().sum(1).sqrt().view_as(values)
+    down, across = find_slopes(values)
+    return (down.square() + across.square()).sqrt()
 
 
 def cut_tiles(picture: Tensor, side: int) -> tuple[Tensor, list[tuple[int, int]]]:

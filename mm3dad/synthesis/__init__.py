@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mm3dad.synthesis.blend import Placement, alter_image, blend_texture, draw_texture, paste_colour, place_components
 from mm3dad.synthesis.depth import keep_valid, move_along_rays, paste_depth
-from mm3dad.synthesis.dual import Dual, alter_pair, draw_dropout, skew_profile
+from mm3dad.synthesis.dual import Dual, alter_pair, draw_dropout, draw_pair, skew_profile
 from mm3dad.synthesis.masks import grow_mask, keep_components, perlin_mask, perlin_noise, ternary_mask
 from mm3dad.synthesis.part import find_part
 from mm3dad.synthesis.surface import bulge_points, find_region, measure_normal, published_height, stretch_points
@@ -19,6 +19,7 @@ __all__ = [
     "blend_texture",
     "bulge_points",
     "draw_dropout",
+    "draw_pair",
     "draw_texture",
     "find_part",
     "find_region",

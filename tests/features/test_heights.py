@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from mm3dad.errors import ShapeError
-from mm3dad.features.heights import fill_holes, make_view
+from mm3dad.features.heights import fill_holes, find_window, make_relief, make_view
 from mm3dad.ops.table import fit_table
 from mm3dad.types import Sample
 
@@ -20,10 +22,45 @@ def test_heights_are_above_the_tilted_table():
     sample, disc = tilted_plate()
     view = make_view(sample, disc, 40)
     assert view.rgb.shape == (3, 40, 40) and view.height.shape == view.part.shape == (40, 40)
-    assert float(view.height[20, 20]) == pytest.approx(0.004, rel=0.02) and float(view.height[:3].abs().max()) < 1e-5
+    assert float(view.height[20, 20]) == pytest.approx(0.004, rel=0.02) and float(view.height[:2].abs().max()) < 1e-5
     assert bool(view.part[20, 20]) and not bool(view.part[0, 0])
     assert view.relief == pytest.approx(0.01, rel=0.05)  # a tenth of its 100 mm
     assert make_view(tilted_plate(0.03)[0], disc, 40).relief == pytest.approx(0.03, rel=0.05)
+
+
+def test_a_view_shows_the_part_with_room_beside_it():
+    sample, disc = tilted_plate()
+    window = find_window(disc)
+    rows, columns = window
+    assert rows == columns and 41 <= rows.stop - rows.start <= 47 and abs(rows.start + rows.stop - 80) <= 1
+    view = make_view(sample, disc, 40)
+    assert view.window == window
+    assert torch.equal(view.height, make_relief(Sample(xyz=sample.xyz), disc, 40, window).height)
+    share = float(view.part.float().mean())
+    assert share == pytest.approx(math.pi / 4 / 1.15**2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "expected"),
+    [
+        (slice(0, 0), slice(0, 0), (slice(0, 30), slice(0, 50))),  # no part: everything
+        (slice(0, 30), slice(0, 50), (slice(0, 30), slice(0, 50))),  # the part fills the picture
+        (slice(12, 13), slice(20, 21), (slice(11, 13), slice(19, 21))),  # one point
+        (slice(0, 10), slice(40, 50), (slice(0, 12), slice(38, 50))),  # in a corner
+        (slice(5, 25), slice(5, 45), (slice(0, 30), slice(2, 48))),  # wider than the picture is high
+    ],
+)
+def test_windows_stay_in_the_picture(rows, columns, expected):
+    part = torch.zeros(30, 50, dtype=torch.bool)
+    part[rows, columns] = True
+    assert find_window(part) == expected
+
+
+def test_a_fragment_gets_the_least_window():
+    part = torch.zeros(30, 50, dtype=torch.bool)
+    part[20:22, 20:22] = True
+    assert find_window(part, 0.4) == (slice(10, 30), slice(11, 31))
+    assert find_window(part, 1.0) == (slice(0, 30), slice(0, 50))
 
 
 def test_holes_do_not_pull_heights_to_zero():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mm3dad
-from mm3dad.errors import ConfigError, DataError, TrainingError
+from mm3dad.errors import ConfigError, DataError, ModelError, TrainingError
 from mm3dad.types import Sample
 from tests.methods.parts import make_cloud, make_sample, make_samples
 
@@ -22,19 +22,42 @@ def fitted():
     return create().fit(make_samples(5))
 
 
-def test_draws_are_normal_in_one_half_and_altered_where_the_mask_says():
+def test_draws_are_turned_and_altered_where_the_mask_says():
     detector = create(side=48, levels=1)
     detector._scale = 100.0
     view = detector._view(make_sample(1))
     generator = torch.Generator().manual_seed(0)
-    kinds = []
-    for _ in range(300):
+    turns = set()
+    for _ in range(40):
         rgb, altered, depth, moved, mask = detector._draw(view, [view], generator)
-        coloured, shaped = (rgb != altered).any(0), depth != moved
-        assert not bool(((coloured | shaped) & ~mask).any()) and float(moved.min()) >= 0 and float(moved.max()) <= 1
-        kinds.append((bool(coloured.any()), bool(shaped.any())))
-    for kind, share in (((False, False), 1 / 2), ((True, True), 1 / 6), ((True, False), 1 / 6), ((False, True), 1 / 6)):
-        assert abs(kinds.count(kind) / 300 - share) < 4 * (share * (1 - share) / 300) ** 0.5 + 0.02
+        assert not bool((((rgb != altered).any(0) | (depth != moved)) & ~mask).any())
+        turned = [torch.equal(rgb, torch.rot90(view.rgb, turn, (-2, -1))) for turn in range(4)]
+        assert sum(turned) == 1 and torch.equal(depth, torch.rot90(detector._to_depth(view.height), turned.index(True), (-2, -1)))
+        turns.add(turned.index(True))
+    assert turns == {0, 1, 2, 3}
+
+
+def test_the_map_is_that_of_the_window_and_turns_with_the_sample(fitted):
+    sample = make_sample(60)
+    clipped = torch.zeros_like(sample.xyz)
+    clipped[:, 12:52, 16:44] = sample.xyz[:, 12:52, 16:44]
+    sample = replace(sample, xyz=clipped, valid=clipped[2] > 0)
+    view = fitted._view(sample)
+    found = fitted.predict(sample)
+    inside = torch.zeros(sample.size, dtype=torch.bool)
+    inside[view.window] = True
+    assert not bool(inside.all()) and float(found.map[inside].min()) > 0 and not bool(found.map[~inside].any())
+    turned = replace(view, **{name: torch.rot90(getattr(view, name), 1, (-2, -1)) for name in ("rgb", "height", "part")})
+    (score, heat), (score_, heat_) = fitted._judge(view), fitted._judge(turned)
+    assert score_ == pytest.approx(score, abs=1e-5)
+    torch.testing.assert_close(heat_, torch.rot90(heat, 1, (-2, -1)), atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_of_other_inputs_is_refused(fitted):
+    tensors, values = fitted._state()
+    name = "discriminator.encoders.1.levels.0.0.weight"
+    with pytest.raises(ModelError, match="other inputs than those of this version; fit it again"):
+        create()._restore({**tensors, name: tensors[name][:, :12]}, values)
 
 
 def test_training_lowers_the_loss_and_tells_its_terms():

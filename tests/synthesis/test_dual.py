@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mm3dad.errors import ConfigError, DataError, ShapeError
-from mm3dad.synthesis.dual import alter_pair, draw_dropout, skew_profile
+from mm3dad.synthesis.dual import STRONG, alter_pair, draw_dropout, draw_pair, skew_profile
 
 
 def seeded(seed=0):
@@ -42,6 +42,42 @@ def test_depth_grows_in_hollows_falls_on_bumps_within_the_amplitude(view):
         assert 0.049 <= float(change.abs().max()) <= 0.1001
     both = torch.stack([alter_pair(rgb, depth, part, texture, seeded(seed)).depth - depth for seed in range(60)])
     assert float(both.max()) > 0.1 and float(both.min()) < -0.1
+
+
+def test_regions_given_may_run_over_the_edge_of_the_part(view):
+    rgb, depth, part, texture = view
+    signs = torch.zeros(48, 48, dtype=torch.int8)
+    signs[0:13, 10:30] = 1
+    pair = alter_pair(rgb, depth, part, texture, seeded(), amplitude=(0.1, 0.1), signs=signs)
+    change = pair.depth - depth
+    assert not bool(pair.mask[~part].any()) and not bool(change[~part].any())
+    inside = alter_pair(rgb, depth, part, texture, seeded(), amplitude=(0.1, 0.1), signs=signs * part).depth - depth
+    assert float(change[6, 20]) > 2 * float(inside[6, 20])
+    missed = alter_pair(rgb, depth, part, texture, seeded(), signs=signs * ~part)
+    assert torch.equal(missed.rgb, rgb) and torch.equal(missed.depth, depth) and not bool(missed.mask.any())
+
+
+def test_drawn_pairs_are_normal_or_defective_as_often_as_said(view):
+    rgb, depth, part, texture = view
+    generator = seeded()
+    kinds, changes = [], []
+    for _ in range(400):
+        pair = draw_pair(rgb, depth, part, [texture], generator)
+        coloured, moved = (pair.rgb != rgb).any(0), pair.depth != depth
+        assert not bool(((coloured | moved) & ~pair.mask).any()) and not bool((pair.mask & ~part).any())
+        assert float(pair.depth.min()) >= 0 and float(pair.depth.max()) <= 1
+        kinds.append((bool(coloured.any()), bool(moved.any())))
+        changes.append(float((pair.depth - depth).abs().max()))
+    for kind, share in (((False, False), 0.3), ((True, True), 0.7 / 3), ((True, False), 0.7 / 3), ((False, True), 0.7 / 3)):
+        assert abs(kinds.count(kind) / 400 - share) < 4 * (share * (1 - share) / 400) ** 0.5 + 0.02
+    drawn = torch.tensor([change for change in changes if change > 0])
+    assert float(drawn.max()) <= STRONG + 1e-6 and 0.3 < float((drawn < 0.055).float().mean()) < 0.75  # 0.055: half of the draws
+
+
+def test_drawn_pairs_without_a_part_use_the_whole_picture(view):
+    rgb, depth, part, texture = view
+    masks = [draw_pair(rgb, depth, torch.zeros_like(part), [texture], seeded(seed)).mask for seed in range(20)]
+    assert bool(torch.stack(masks)[:, ~part].any())
 
 
 def test_image_and_depth_share_their_place(view):
