@@ -1,8 +1,8 @@
 // flags: -ffp-contract=off
-// Exact greedy k-centre (farthest-first traversal): a plain form and one that skips what the triangle inequality rules out.
+// Exact greedy k-centre (farthest-first traversal): a plain form (k_center_plain.h) and one that skips what the triangle inequality rules out.
 //
-// Both return the picks of the float64 algorithm: a float32 distance, whose relative error is bounded, only ever rules rows out;
-// whatever it cannot rule out is measured again in float64. Ties go to the lowest row, no row comes twice.
+// Both return the picks of the float64 algorithm: a short form of a row (float32, 16 bits, a head), whose error is bounded, only ever rules
+// rows out; whatever it cannot rule out is measured again in float64. Ties go to the lowest row, no row comes twice.
 
 #include "k_center_heads.h"
 
@@ -18,7 +18,7 @@
 namespace mm3dad {
 namespace k_center {
 
-constexpr int64_t kFirstCheck = 8;   // picks before the first such look; the next ones follow at half as many again
+constexpr int64_t kFirstCheck = 8;   // picks before the first look at whether skipping pays; the next follow at half as many again
 constexpr double kWorthwhile = 0.5;  // share of skipped rows from which the lazy form is taken
 constexpr size_t kBatch = 32;        // picks looked at together
 constexpr int64_t kRoughFrom = 64;   // steps left from which rounding all rows pays
@@ -78,7 +78,9 @@ MM3DAD_CLONES void scan(const Blocks& blocks, size_t first, size_t last, const f
       if (!open) break;
     }
     if (!open) continue;
-    for (int k = 0; k < kLanes; ++k)
+    // The lanes behind the last place hold zeros, and the difference to a head that is not finite rules nothing out.
+    const int used = static_cast<int>(std::min<size_t>(kLanes, blocks.count - block * kLanes));
+    for (int k = 0; k < used; ++k)
       if (!(sum[k] >= limit[k])) found.push_back({static_cast<int32_t>(block * kLanes) + k, sum[k]});
   }
 }
@@ -213,12 +215,11 @@ void lazy_steps(const Rows& rows, const Heads& heads, const double* distance, co
     Cluster& cluster = clusters[c];
     ++cluster.version;
     if (!cluster.left) {
-      if (cluster.slot < 0) return;
       centers.replace_by_last(cluster.slot);
       clusters[occupied.back()].slot = cluster.slot;
       occupied[cluster.slot] = occupied.back();
       occupied.pop_back();
-      cluster = Cluster();
+      cluster = Cluster();  // nothing joins it again, and what the queue holds of it has another version
       return;
     }
     const Member& first = cluster.farthest();
@@ -240,8 +241,8 @@ void lazy_steps(const Rows& rows, const Heads& heads, const double* distance, co
     if (distance[i] >= 0) owned[owner[i]].push_back(make_member(distance[i], i));
   for (int64_t c = 0; c < done; ++c) open(chosen[c], owned[c]);
 
-  // A member's distance can only shrink, so the farthest one that no pick before it in the batch reaches is the next pick for certain. A
-  // batch is looked at together, which gives the threads enough to do.
+  // Distances can only shrink: the farthest member is the next pick for certain where no pick of the batch is nearer to it than its
+  // centre; else the batch ends. A batch is looked at together, which gives the threads enough to do.
   std::vector<int64_t> picks;
   std::vector<std::vector<Member>> taken(kBatch);
   std::vector<std::vector<Visit>> parts(threads);
@@ -324,6 +325,7 @@ void pick(const Rows& rows, bool lazy, int64_t count, int64_t start, int threads
       check += check / 2;
       if (!look) look.reset(new Look(rows));
       if (look->pruned_share(rows, distance.data(), owner.data(), chosen, done, next) > kWorthwhile) {
+        rough.reset();
         lazy_steps(rows, make_heads(rows, look->frame, threads), distance.data(), owner.data(), chosen, done, count, threads);
         return;
       }

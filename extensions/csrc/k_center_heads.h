@@ -29,7 +29,8 @@ struct Heads {
   // Largest distance that the true one is known to reach, given the float32 squared head distance.
   double reached(float squared) const {
     if (!std::isfinite(squared)) return 0;
-    return (std::sqrt(static_cast<double>(squared) * (1 - 4 * kHead * kSingle)) - slack) * (1 - kSlack);
+    const double sure = static_cast<double>(squared) * (1 - 4 * kHead * kSingle) - 2.0 * kHead * std::numeric_limits<float>::min();
+    return (std::sqrt(std::max(sure, 0.0)) - slack) * (1 - kSlack);
   }
 };
 
@@ -143,7 +144,7 @@ struct Frame {
   }
 };
 
-Heads make_heads(const Rows& rows, const Frame& frame, int threads) {
+inline Heads make_heads(const Rows& rows, const Frame& frame, int threads) {
   Heads heads;
   heads.data.resize(rows.count * kHead);
   std::vector<float> along(rows.width * kHead, 0.0f);

@@ -112,13 +112,12 @@ struct Rough {
     unit = std::sqrt(longest) * (1 + kSlack) / kMost;
     if (!usable()) return;
     for (int64_t i = 0; i < rows.count; ++i) error = std::max(error, round_row(rows.row(i), middle.data(), data.data() + i * width));
-    // Taking the middle from a row far off rounds, too.
-    const double far = std::sqrt(longest) + std::sqrt(squared_from(std::vector<float>(width, 0.0f).data(), middle.data()));
-    error = 2 * (std::sqrt(error) * (1 + kSlack) + far * std::numeric_limits<double>::epsilon());
+    // Taking the middle from a row rounds, too.
+    error = 2 * (std::sqrt(error) * (1 + kSlack) + std::sqrt(longest) * std::numeric_limits<double>::epsilon());
     for (int64_t i = 0; i < rows.count; ++i) set_limit(i, distance[i]);
   }
 
-  // Rows that are all the same, or so long that their squares overflow, have no unit.
+  // Rows that are all the same have no unit, nor have rows that are not finite.
   bool usable() const { return unit > 0 && std::isfinite(unit); }
 
   void set_limit(int64_t i, double squared) {
@@ -181,7 +180,7 @@ MM3DAD_CLONES Best plain_block(const Rows& rows, int64_t first, int64_t last, in
 }
 
 // One step of the plain algorithm: bring all distances up to date with `center`, return the next pick.
-int64_t plain_step(const Rows& rows, int64_t center, double* distance, int32_t* owner, int32_t label, int threads, Rough* rough) {
+inline int64_t plain_step(const Rows& rows, int64_t center, double* distance, int32_t* owner, int32_t label, int threads, Rough* rough) {
   Best best;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int t = 0; t < threads; ++t) {

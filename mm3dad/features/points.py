@@ -107,7 +107,7 @@ def take_fpfh_roots(points: Tensor, neighbors: int = 100) -> Tensor:
     Source: Rusu et al., ICRA 2009 (FPFH).
     """
     histograms = fpfh(points, neighbors=neighbors).div_(200)
-    if histograms.device.type != "cpu":
+    if histograms.device.type != "cpu" or histograms.dtype == torch.bfloat16:
         return histograms.sqrt_()
     # Most bins are empty, and torch's root of a zero takes ten times as long as another.
     np.sqrt(histograms.numpy(), out=histograms.numpy())
@@ -115,7 +115,7 @@ def take_fpfh_roots(points: Tensor, neighbors: int = 100) -> Tensor:
 
 
 def describe_groups(groups: PointGroups, neighbors: int = 100) -> Tensor:
-    """Describe each group by the mean and the spread of the roots of its members' FPFH: (G, FPFH_STATISTICS) float32; ours."""
+    """Describe each group by the mean and the spread of the roots of its members' FPFH: (G, FPFH_STATISTICS) float32."""
     return row_statistics(take_fpfh_roots(groups.points, neighbors), groups.index)
 
 

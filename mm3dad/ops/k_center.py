@@ -3,7 +3,7 @@
 Plain greedy compares every row with every chosen row. A row's distance to the chosen set only ever falls, so an old value stays an
 upper bound: rows whose bound is already below the current best need no work (lazy greedy; Minoux 1978). The native kernel
 (extensions/csrc/k_center.cpp) also uses the triangle inequality: a new row takes rows only from clusters nearer than twice their radius.
-It looks at the rows for picks in batches: one that no pick before it reaches is the next for certain.
+It looks at the rows for picks in batches: the farthest row is the next pick for certain if no pick of the batch reaches it.
 """
 
 from __future__ import annotations

@@ -75,12 +75,14 @@ def make_rows(kind, number=600, width=40):
         "noise far away": rows + 1e4,
         "large": rows * 1e25,
         "small": rows * 1e-25,
+        "at the upper limit": torch.where(rows[:, :1] > 0.8, -3.3e38, 3.3e38) * (1 - 0.01 * torch.rand(rows.shape, generator=generator)),
+        "at the lower limit": torch.eye(1, width) * 7.8e-24 * torch.randint(400, (number, 1), generator=generator),
         "needs float64": rows.double() / 3,
     }[kind]
 
 
 KINDS = ["noise", "clusters", "few directions", "duplicates", "ties", "wide ties", "constant"]
-KINDS += ["far away", "noise far away", "large", "small", "needs float64"]
+KINDS += ["far away", "noise far away", "large", "small", "at the upper limit", "at the lower limit", "needs float64"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
