@@ -76,13 +76,12 @@ def make_rows(kind, number=600, width=40):
         "large": rows * 1e25,
         "small": rows * 1e-25,
         "at the upper limit": torch.where(rows[:, :1] > 0.8, -3.3e38, 3.3e38) * (1 - 0.01 * torch.rand(rows.shape, generator=generator)),
-        "at the lower limit": torch.eye(1, width) * 7.8e-24 * torch.randint(400, (number, 1), generator=generator),
         "needs float64": rows.double() / 3,
     }[kind]
 
 
 KINDS = ["noise", "clusters", "few directions", "duplicates", "ties", "wide ties", "constant"]
-KINDS += ["far away", "noise far away", "large", "small", "at the upper limit", "at the lower limit", "needs float64"]
+KINDS += ["far away", "noise far away", "large", "small", "at the upper limit", "needs float64"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,6 +91,14 @@ def test_picks_of_every_kind_of_rows_are_the_plain_ones(kind, count):
     picks = pick_centers(rows, count, 17)
     assert torch.equal(picks, pick_centers_plain(rows, count, 17))
     assert len(picks.unique()) == count
+
+
+@given(st.integers(0, 10**6), st.integers(40, 140))
+def test_squares_at_the_lower_limit_of_float32_rule_nothing_out(seed, number):
+    # Most of these squares lie between zero and the least float32.
+    rows = torch.zeros(number, 4)
+    rows[:, 0] = torch.randint(400, (number,), generator=torch.Generator().manual_seed(seed)) * 7.8e-24
+    assert torch.equal(pick_centers(rows, number // 2), pick_centers_plain(rows, number // 2))
 
 
 @pytest.mark.parametrize("kind", ["noise", "clusters", "duplicates"])
