@@ -17,6 +17,7 @@ Window = tuple[slice, slice]  # rows and columns of a picture
 
 AROUND = 1.15  # side of the window of a part, as a share of the part's own
 FLYING = 0.002  # share of a part's points beyond either end of its window
+FRAGMENT = 0.75  # of the window a part should have; what fills less is a piece of a part
 FLAT = 0.1  # least relief of a part, as a share of its width
 PASSES = 16  # of filling holes from their edges
 
@@ -53,6 +54,9 @@ class View(Relief):
 def make_view(sample: Sample, part: Tensor, side: int, least: float = 0.0) -> View:
     """Bring the window around a part to a square: colour by areas, its cloud by `make_relief`.
 
+    Where the part is only a fragment of what `least` says it should be, such as a bump on a plate that fills the picture, everything in
+    the window is the part.
+
     Args:
         sample: with rgb and xyz on a grid.
         part: (H, W) bool, the part.
@@ -63,6 +67,8 @@ def make_view(sample: Sample, part: Tensor, side: int, least: float = 0.0) -> Vi
     """
     assert sample.rgb is not None
     window = find_window(part, least)
+    if _measure(find_window(part)) < FRAGMENT * _measure(window):
+        part = torch.ones_like(part)
     found = make_relief(sample, part, side, window)
     return View(found.height, found.part, found.relief, shrink_image(sample.rgb[:, *window], side), window)
 
@@ -82,6 +88,10 @@ def find_window(part: Tensor, least: float = 0.0) -> Window:
     starts = [min(max(0, (a + b - width) // 2), max(0, n - width)) for (a, b), n in zip(spans, size, strict=True)]
     rows, columns = (slice(start, min(n, start + width)) for start, n in zip(starts, size, strict=True))
     return rows, columns
+
+
+def _measure(window: Window) -> int:
+    return max(one.stop - one.start for one in window)
 
 
 def _find_span(counts: Tensor) -> tuple[int, int]:

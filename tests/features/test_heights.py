@@ -63,6 +63,15 @@ def test_a_fragment_gets_the_least_window():
     assert find_window(part, 1.0) == (slice(0, 30), slice(0, 50))
 
 
+def test_a_fragment_makes_everything_in_its_window_the_part():
+    sample, disc = tilted_plate()
+    piece = disc.clone()
+    piece[:, :36] = piece[:, 44:] = piece[:36] = piece[44:] = False
+    assert bool(make_view(sample, piece, 40, 0.5).part.all())
+    whole = make_view(sample, disc, 40, 0.6)  # a little smaller than most is no fragment
+    assert not bool(whole.part.all()) and whole.window[0].stop - whole.window[0].start == 48
+
+
 def test_holes_do_not_pull_heights_to_zero():
     sample, disc = tilted_plate()
     holes = sample.xyz.clone()

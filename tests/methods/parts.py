@@ -10,7 +10,7 @@ from mm3dad.types import Meta, Sample
 SIZE = 64
 SMALL = {"image_size": 64, "centers": 32, "group_size": 16, "max_points": 600}
 SHORT = {  # trainings short enough for a test
-    "das3d": {"side": 32, "width": 8, "levels": 2, "epochs": 8, "rate": 3e-3},
+    "das3d": {"side": 32, "width": 8, "levels": 2, "epochs": 8},
     "g2sf": {"defects": 12, "epochs": 5, "hidden": 32, "batch": 128},
     "glfm": {"epochs": 3, "dim": 32, "depth": 2},
     "vote3deep": {"cells": 24, "max_points": 2000, "epochs": 4, "steps": 6, "batch": 2},
