@@ -109,8 +109,9 @@ class Residuals:
         return (torch.stack([left[name].norm(dim=1) for name in MODALITIES], dim=1) / self.ordinary).mean(1)
 
     def read(self, left: dict[str, Tensor]) -> Tensor:
-        """Return the head's input (P, C'')."""
-        return (self.join(left) - self.middle) / self.spread
+        """Return the head's input (P, C''): in units of normal cells, large ones by their logarithm, lest a few decide the training."""
+        units = (self.join(left) - self.middle) / self.spread
+        return units.sign() * units.abs().log1p()
 
 
 def alter(sample: Sample, draw: Draw, senses: Sequence[str], generator: torch.Generator) -> Sample:

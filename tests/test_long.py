@@ -10,7 +10,10 @@ from tests.long import __main__ as long
 
 def test_suites_run_apart_are_merged(tmp_path, monkeypatch):
     wrote = {
-        "fuzz": [{"reader": "tiff", "inputs": 12, "faults": ["hang"], "seconds": 1.0}],
+        "fuzz": [
+            {"reader": "tiff", "inputs": 12, "faults": ["hang"], "seconds": 1.0},
+            {"reader": "ply", "inputs": 3, "faults": [], "seconds": 1.0},
+        ],
         "soak": {
             "method": "duet", "samples": 6, "seconds": 2.0, "faults": [],
             "series": [{"bytes": 1 << 20, "handles": 3}, {"bytes": 2 << 20, "handles": 3}],
@@ -37,7 +40,13 @@ def test_suites_run_apart_are_merged(tmp_path, monkeypatch):
     assert "`python -m tests.long.fuzz --minutes 1` on " in more and "`python -m tests.long.fuzz --minutes 3 --readers tiff` on " in more
     long.run_suite("fuzz", 4, tmp_path, "tiff,ply")
     more = long.page(long.read_runs(tmp_path))
-    assert "--minutes 1`" in more and "--minutes 3 --readers tiff`" not in more and "--minutes 4 --readers tiff,ply`" in more
+    assert "fuzz --minutes 1`" not in more and "--minutes 3 --readers tiff`" not in more and "--minutes 4 --readers tiff,ply`" in more
+    long.run_suite("fuzz", 5, tmp_path)
+    long.run_suite("fuzz", 6, tmp_path, "ply")
+    assert "--minutes 5`" in long.page(long.read_runs(tmp_path))
+    long.run_suite("fuzz", 7, tmp_path, "tiff")
+    more = long.page(long.read_runs(tmp_path))
+    assert "--minutes 5`" not in more and "--minutes 6 --readers ply`" in more and "--minutes 7 --readers tiff`" in more
     long.run_suite("fuzz", 1, tmp_path)
     again = long.page(long.read_runs(tmp_path))
     assert "| tiff | 99 | 0 | 1.0 |" in again and "hang" not in again.split("## Fuzz")[1].split("|")[0] and "## Soak" in again

@@ -22,6 +22,7 @@ from mm3dad.files import read_json, write_json, write_text
 ROOT = Path(__file__).resolve().parents[2]
 SHARES = {"fuzz": 0.5, "kill": 0.3, "soak": 0.2}
 PIECES = {"fuzz": "--readers", "kill": "--verbs"}  # what may be run apart
+ROW_NAMES = {"fuzz": "reader", "kill": "verb"}  # of such a piece in what a suite writes
 
 
 def run_suite(suite: str, minutes: float, out: Path, some: str | None = None) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def run_suite(suite: str, minutes: float, out: Path, some: str | None = None) ->
         if kept.is_file():
             before = read_json(kept)
             past = [*before.get("earlier", []), {key: before[key] for key in ("command", "date", "status")}]
-            earlier = [one for one in past if not _is_replaced(one["command"], PIECES[suite], some.split(","))]
+            earlier = _drop_replaced(past, PIECES[suite], some.split(","), {row[ROW_NAMES[suite]] for row in before["rows"] or []})
     found: dict[str, Any] = {"command": f"python {shlex.join(words)}", "date": str(datetime.date.today()), "rows": None, "earlier": earlier}
     found["status"] = subprocess.run([sys.executable, *words, "--out", str(path)], cwd=ROOT, check=False).returncode
     with contextlib.suppress(DataError):
@@ -48,10 +49,16 @@ def run_suite(suite: str, minutes: float, out: Path, some: str | None = None) ->
     return found
 
 
-def _is_replaced(command: str, flag: str, pieces: list[str]) -> bool:
-    """Say whether all that an earlier call did is done again by one of these readers or verbs."""
-    words = shlex.split(command)
-    return flag in words and set(words[words.index(flag) + 1].split(",")) <= set(pieces)
+def _drop_replaced(past: list[dict[str, Any]], flag: str, pieces: list[str], every: set[str]) -> list[dict[str, Any]]:
+    """Return the earlier calls of which later ones have not done all again; one without the flag did every reader or verb."""
+    standing, later = [], set(pieces)
+    for one in reversed(past):
+        words = shlex.split(one["command"])
+        did = set(words[words.index(flag) + 1].split(",")) if flag in words else every
+        if not did <= later:
+            standing.append(one)
+        later |= did
+    return standing[::-1]
 
 
 def read_runs(out: Path) -> dict[str, dict[str, Any]]:
