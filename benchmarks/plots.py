@@ -10,6 +10,7 @@ from typing import Any
 COLOURS = ("#1f6feb", "#bc4c00", "#1a7f37", "#8250df", "#9a6700")
 INK, FAINT = "#57606a", "#d0d7de"
 BAR, LEFT, WIDE = 22, 330, 420
+FIGURE = 34  # width of the figure behind a bar
 
 
 def draw_ratios(bars: Sequence[Mapping[str, Any]]) -> str:
@@ -32,9 +33,11 @@ def draw_ratios(bars: Sequence[Mapping[str, Any]]) -> str:
         met = bar["reach"] is None or bar["ratio"] >= bar["reach"]
         body.append(f'<rect x="{start:.1f}" y="{y + 4}" width="{end - start:.1f}" height="{BAR - 8}" fill="{COLOURS[0 if met else 1]}"/>')
         body.append(_text(LEFT - 6, y + 15, bar["label"], "end"))
-        body.append(_text(end + 4, y + 15, f"{bar['ratio']:.3g}", "start"))
         if bar["reach"]:
-            body.append(_line(place(bar["reach"]), y + 1, place(bar["reach"]), y + BAR - 1, "#1f2328", 2))
+            tick = place(bar["reach"])
+            body.append(_line(tick, y + 1, tick, y + BAR - 1, "#1f2328", 2))
+            end = tick if end < tick < end + FIGURE else end
+        body.append(_text(end + 4, y + 15, f"{bar['ratio']:.3g}", "start"))
     return _frame(LEFT + WIDE + 60, 24 + BAR * len(bars), body, "ratio of medians")
 
 

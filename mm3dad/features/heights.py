@@ -67,7 +67,7 @@ def make_view(sample: Sample, part: Tensor, side: int, least: float = 0.0) -> Vi
     """
     assert sample.rgb is not None
     window = find_window(part, least)
-    if _measure(find_window(part)) < FRAGMENT * _measure(window):
+    if measure_window(find_window(part)) < FRAGMENT * measure_window(window):
         part = torch.ones_like(part)
     found = make_relief(sample, part, side, window)
     return View(found.height, found.part, found.relief, shrink_image(sample.rgb[:, *window], side), window)
@@ -90,7 +90,8 @@ def find_window(part: Tensor, least: float = 0.0) -> Window:
     return rows, columns
 
 
-def _measure(window: Window) -> int:
+def measure_window(window: Window) -> int:
+    """Return the longer side of a window, in pixels."""
     return max(one.stop - one.start for one in window)
 
 

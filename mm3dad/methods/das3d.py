@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mm3dad.errors import ConfigError, DataError, ModelError
-from mm3dad.features.heights import View, balance_image, make_view
+from mm3dad.features.heights import View, balance_image, make_view, measure_window
 from mm3dad.methods._config import MODALITIES, check_ranges, option
 from mm3dad.methods._detector import Detector, Needs, Progress
 from mm3dad.nets.losses import dice_loss, focal_loss, structural_similarity
@@ -112,7 +112,7 @@ class Das3d(Detector):
         for number in range(len(samples)):
             report("reading", number, len(samples))
             views.append(self._view(sample := samples[number]))
-            shares.append(max(one.stop - one.start for one in views[-1].window) / max(sample.size))
+            shares.append(measure_window(views[-1].window) / max(sample.size))
         self._least = float(torch.tensor(shares).quantile(FRAGMENTS))
         self._scale = ROOM / max(1e-4, float(torch.tensor([view.relief for view in views]).median()))
         learn, held = split_normals(len(views), seed=self.config.seed)

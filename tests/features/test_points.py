@@ -8,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mm3dad.errors import DataError
-from mm3dad.features.points import describe_groups, encode_groups, group_points, measure_relief, spread_to_points, thin_points
+from mm3dad.features.points import (
+    describe_groups,
+    encode_groups,
+    group_points,
+    measure_relief,
+    spread_to_points,
+    take_fpfh_roots,
+    thin_points,
+)
 from mm3dad.nets.point_transformer import PointTransformer
+from mm3dad.ops import fpfh
 
 
 def make_grid(height, width, share=1.0, seed=0):
@@ -89,6 +98,16 @@ def test_coincident_points_still_group():
     points = torch.tensor([[0.0, 0.0, 0.4]]).repeat(30, 1)
     groups = group_points(points, torch.arange(30), centers=4, size=8)
     assert bool(describe_groups(groups).isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_roots_of_fpfh_are_those_of_its_share_of_200(dtype):
+    points = torch.rand(120, 3, generator=torch.Generator().manual_seed(0))
+    points[:, 2] = 2 + 0.1 * points[:, 0]  # a plane leaves most bins empty
+    points = points.to(dtype)
+    roots, wanted = take_fpfh_roots(points, neighbors=20), (fpfh(points, neighbors=20) / 200).double().sqrt()
+    assert roots.dtype == dtype and bool((roots == 0).any())
+    torch.testing.assert_close(roots.double(), wanted, atol=0, rtol=2 * torch.finfo(dtype).eps)
 
 
 def test_descriptors_do_not_depend_on_the_pose():

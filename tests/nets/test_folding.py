@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -68,7 +69,6 @@ def test_others_are_returned_as_they_came(make):
 
 @pytest.mark.parametrize("architecture", ["resnet10t", "test_efficientnet", "test_convnext", "regnetx_002", "mobilenetv3_small_050"])
 def test_architectures_of_timm(architecture):
-    timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     net = frozen(timm.create_model(architecture, pretrained=False))
     image = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
